@@ -9,7 +9,7 @@ mod spec;
 
 pub use config::{ConfigError, ModelConfig, ParsedConfig};
 pub use ids::{BadId, Digest, Nonce, Slot};
-pub use outcome::{Blame, DeadReason, Exit, Failure};
+pub use outcome::{Blame, DeadReason, Exit, Failure, Fatal};
 pub use plan::{Pin, Plan, Segment, Segments, Shard};
 pub use prompt::{PROMPTS, resolve_prompt};
 pub use spec::{

@@ -18,11 +18,38 @@ pub enum Blame {
     Unknown,
 }
 
+/// A cause that no further attempt can remove: the job ends, unsealed, and a person is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fatal {
+    /// An input object is not what was pinned.
+    InputChanged,
+    /// An input object cannot be decoded.
+    InputUnreadable,
+    /// The output's store is full, or forbids writing.
+    OutputRefused,
+    /// A slot holds what this job cannot have written.
+    Stranger,
+}
+
+impl Fatal {
+    /// The exit status of a job that ends so.
+    pub fn exit(self) -> Exit {
+        match self {
+            Fatal::InputChanged | Fatal::InputUnreadable => Exit::Input,
+            Fatal::OutputRefused => Exit::NoProgress,
+            Fatal::Stranger => Exit::NeedsAttention,
+        }
+    }
+}
+
 /// Why an attempt at a shard ended without a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Whose failure it is.
     pub blame: Blame,
+    /// Set where another attempt cannot end otherwise.
+    pub fatal: Option<Fatal>,
     /// For people: object, cause, what to do.
     pub message: String,
     /// The row ranges on the device when it happened; empty when unknown.
