@@ -1,1 +1,20 @@
+//! Object stores, Parquet in and out, and the layout of an output: the only crate that touches storage.
 
+pub mod checkpoint;
+pub mod commit;
+pub mod dead;
+pub mod documents;
+pub mod input;
+pub mod keys;
+pub mod part;
+pub mod probe;
+pub mod schema;
+pub mod staging;
+
+mod chance;
+mod location;
+mod outcome;
+
+pub use chance::{backoff, fresh_nonce};
+pub use location::{Listed, Location, OpenError};
+pub use outcome::{Created, StoreError};
