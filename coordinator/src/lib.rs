@@ -1,1 +1,4 @@
+//! Plans, schedules, seals and verifies jobs.
 
+pub mod cut;
+pub mod scheduler;
