@@ -2,7 +2,7 @@
 
 use gristmill_job::{Blame, Failure, Segment, Slot};
 
-use super::crew::Worker;
+use super::crew::{Holding, Worker};
 use super::losses::{Blamed, Cause};
 use super::poison::{self, Verdict};
 use super::slots::{Entry, State, Strike};
