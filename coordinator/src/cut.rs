@@ -31,8 +31,8 @@ pub struct Target {
     pub bytes: u64,
 }
 
-/// The weight of one target. Fine enough that rounding a row group's weight up to a whole number changes no shard.
-const FULL: u128 = 1 << 20;
+/// The weight of one target. Fine enough that rounding a row group's weight down to a whole number changes no shard.
+const FULL: u128 = 1 << 32;
 
 /// Cuts the first `limit` rows (all when none) into shards: in plan order, each row once, no shard without rows.
 /// Fewer than 2^32 shards of fewer than 2^40 rows must come of it.
@@ -100,8 +100,8 @@ fn head(group: RowGroup, rows: u64) -> RowGroup {
 
 /// A row is never free: one without text still costs a token's work to read and to write down.
 fn weight(group: &RowGroup, target: Target) -> u128 {
-    let of = |amount: u64, target: u64| (u128::from(amount) * FULL).div_ceil(u128::from(target.max(1)));
-    of(group.tokens.max(group.rows), target.tokens).max(of(group.bytes, target.bytes))
+    let of = |amount: u64, target: u64| u128::from(amount) * FULL / u128::from(target.max(1));
+    of(group.tokens.max(group.rows), target.tokens).max(of(group.bytes, target.bytes)).max(1)
 }
 
 /// `amount * part / whole`, rounded down: telescopes, so that shares of adjoining ranges add up exactly.
@@ -146,3 +146,7 @@ impl Open {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "cut_tests.rs"]
+mod tests;

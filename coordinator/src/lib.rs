@@ -1,4 +1,5 @@
 //! Plans, schedules, seals and verifies jobs.
 
+pub mod coverage;
 pub mod cut;
 pub mod scheduler;

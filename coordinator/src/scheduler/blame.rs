@@ -38,7 +38,7 @@ impl Scheduler {
             let cause = in_hand.first().map_or(Cause::Worker(worker), |(slot, ..)| Cause::Shard(slot.shard()));
             self.losses.add(time_ms, cause);
         }
-        let many = self.losses.are_many(gone.losses_at_join, self.crew.eligible());
+        let many = self.losses.are_many(time_ms, gone.losses_at_join, self.crew.eligible());
         for (slot, attempt, in_hand) in in_hand {
             self.shun(worker, &slot);
             if !gone.tested || (many && self.excuse(&slot)) {
@@ -97,7 +97,7 @@ impl Scheduler {
 
     pub(super) fn forgive_if_many(&mut self, worker: WorkerId) {
         let joined = self.crew.worker(worker).map_or(0, |worker| worker.losses_at_join);
-        if self.losses.are_many(joined, self.crew.eligible()) {
+        if self.losses.are_many(self.clock.time_ms(), joined, self.crew.eligible()) {
             self.forgive();
         }
     }

@@ -55,7 +55,8 @@ impl Losses {
     /// Whether more than one worker and more than a tenth of them went within the window, seen from one that joined
     /// after `total_at_join` losses: those were before its time. Without that, one machine that starts its only worker
     /// again and again would look like a crowd.
-    pub(super) fn are_many(&self, total_at_join: u64, workers_left: usize) -> bool {
+    pub(super) fn are_many(&mut self, time_ms: u64, total_at_join: u64, workers_left: usize) -> bool {
+        self.forget_before(time_ms.saturating_sub(self.window_ms));
         let since_join = usize::try_from(self.total - total_at_join).unwrap_or(usize::MAX);
         let gone = self.causes.len().min(since_join);
         gone > 1 && gone * 10 > workers_left + gone
