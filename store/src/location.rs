@@ -154,10 +154,10 @@ impl Location {
         }
     }
 
-    /// Removes what a probe left. That it stays is untidy, and no more.
-    pub(crate) async fn remove_probe(&self, key: &str) {
+    /// Removes an object that nothing refers to; that it stays would be untidy, and no more.
+    pub async fn remove(&self, key: &str) {
         if let Err(error) = self.store.delete(&self.path(key)).await {
-            tracing::debug!(key, %error, "the probe's object stays");
+            tracing::debug!(key, %error, "an object that is not needed stays");
         }
     }
 

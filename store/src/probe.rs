@@ -54,6 +54,6 @@ pub async fn probe(out: &Location) -> Result<(), ProbeError> {
         return Err(ProbeError::NotExclusive { url, winners: winners.len(), writers: WRITERS + 1 });
     };
     let found = out.get(&key).await?;
-    out.remove_probe(&key).await;
+    out.remove(&key).await;
     if found.is_some_and(|bytes| bytes == body(winner)) { Ok(()) } else { Err(ProbeError::Mixed { url }) }
 }

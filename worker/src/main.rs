@@ -1,1 +1,35 @@
-fn main() {}
+//! `gristmill-worker`: C2LLM as a worker of a coordinator, or as a filter for queries.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use gristmill_job::Exit;
+use gristmill_worker::{Args, Command, WorkArgs, make_c2llm, query, run};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")))
+        .init();
+    let exit = match args.command {
+        Some(Command::Query(args)) => query(&args, make_c2llm, std::io::stdin().lock(), std::io::stdout().lock()),
+        None => work(args.work),
+    };
+    match exit {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(Exit::Internal as u8)
+        }
+    }
+}
+
+fn work(args: WorkArgs) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let exit = runtime.block_on(run(args, make_c2llm));
+    // A read of stdin cannot be cancelled, and nothing else is left to wait for.
+    runtime.shutdown_background();
+    exit
+}

@@ -55,6 +55,35 @@ pub struct Provenance {
     pub text_hashes: Vec<[u8; 16]>,
 }
 
+impl Provenance {
+    /// That of some consecutive rows.
+    pub fn slice(&self, rows: std::ops::Range<usize>) -> Self {
+        Provenance {
+            objects: self.objects[rows.clone()].to_vec(),
+            versions: self.versions[rows.clone()].to_vec(),
+            rows: self.rows[rows.clone()].to_vec(),
+            tokens: self.tokens[rows.clone()].to_vec(),
+            cut_bytes: self.cut_bytes[rows.clone()].to_vec(),
+            text_hashes: self.text_hashes[rows].to_vec(),
+        }
+    }
+
+    /// That of the rows for which `keep` says so.
+    pub fn filter(self, keep: &[bool]) -> Self {
+        fn kept<T>(values: Vec<T>, keep: &[bool]) -> Vec<T> {
+            values.into_iter().zip(keep).filter(|(_, keep)| **keep).map(|(value, _)| value).collect()
+        }
+        Provenance {
+            objects: kept(self.objects, keep),
+            versions: kept(self.versions, keep),
+            rows: kept(self.rows, keep),
+            tokens: kept(self.tokens, keep),
+            cut_bytes: kept(self.cut_bytes, keep),
+            text_hashes: kept(self.text_hashes, keep),
+        }
+    }
+}
+
 /// A part in the making.
 pub struct PartEncoder {
     writer: ArrowWriter<Vec<u8>>,
