@@ -147,7 +147,7 @@ fn new(args: &New) -> anyhow::Result<Exit> {
         .or_fault(Exit::Input)?;
     let mut shape = Shape::named(&args.shape, size).expect("the command line takes only known names");
     args.sizes.apply(&mut shape);
-    let dtype = args.dtype.parse().expect("the command line takes only known types");
+    let dtype = WeightType::named(&args.dtype).expect("the command line takes only known types");
     let model = RandomModel { shape, dtype, seed: args.seed, files: args.files };
     let written = model.write(&tokenizer, &args.output).map_err(|error| {
         let exit = exit_of(&error);
@@ -193,9 +193,9 @@ fn summary(checkpoint: &Checkpoint) -> anyhow::Result<Summary> {
 
 /// Sizes and folders that cannot be are wrong options; anything else lies in the files.
 fn exit_of(error: &CheckpointError) -> Exit {
-    use CheckpointError::{Config, Files, NotEmpty, TokenizerTooLarge};
+    use CheckpointError::{Files, NotEmpty, Sizes, TokenizerTooLarge};
     match error {
-        Config { .. } | Files { .. } | NotEmpty(_) | TokenizerTooLarge { .. } => Exit::Usage,
+        Sizes(_) | Files { .. } | NotEmpty(_) | TokenizerTooLarge { .. } => Exit::Usage,
         _ => Exit::Input,
     }
 }

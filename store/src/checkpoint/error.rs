@@ -42,6 +42,9 @@ pub enum CheckpointError {
         /// Why not.
         source: ConfigError,
     },
+    /// Sizes that make no model.
+    #[error("no model has these sizes")]
+    Sizes(#[source] ConfigError),
     /// The index of the weights is not one.
     #[error("`{}` is not an index of safetensors files; download it again", path.display())]
     Index {

@@ -42,7 +42,7 @@ impl RandomModel {
     /// model. Memory is bounded: no tensor is ever whole in it.
     ///
     /// # Errors
-    /// [`CheckpointError::Config`] for sizes that fit no model, and whatever [`Checkpoint::open`] finds wrong with
+    /// [`CheckpointError::Sizes`] for sizes that fit no model, and whatever [`Checkpoint::open`] finds wrong with
     /// what was written: a tokenizer larger than the embedding table, say.
     pub fn write(&self, tokenizer: &[u8], dir: &Path) -> Result<Checkpoint, CheckpointError> {
         let config = self.shape.config_json(self.dtype);
@@ -56,8 +56,7 @@ impl RandomModel {
 
     /// Everything that can be refused before the first byte is written.
     fn check(&self, config: &[u8], tokenizer: &[u8], dir: &Path) -> Result<(), CheckpointError> {
-        let parsed = gristmill_job::ModelConfig::parse(config)
-            .map_err(|source| CheckpointError::Config { path: dir.join(CONFIG), source })?;
+        let parsed = gristmill_job::ModelConfig::parse(config).map_err(CheckpointError::Sizes)?;
         let path = dir.join(TOKENIZER);
         let size =
             tokenizer_size(tokenizer).map_err(|source| CheckpointError::Tokenizer { path: path.clone(), source })?;

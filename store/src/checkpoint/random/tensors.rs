@@ -12,7 +12,7 @@ use super::Shape;
 /// Standard deviation of the projected seed's components; the attended values are larger.
 const SEED_DEVIATION: f64 = 0.25;
 /// Standard deviation of the scores of pooling over a text's tokens.
-const POOLING_SHARPNESS: f64 = 1.5;
+const POOLING_SHARPNESS: f64 = 2.25;
 
 /// How a tensor's values are distributed.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,8 +1,6 @@
 //! Where random values come from: each tensor has a ChaCha stream of its own, in which any run of values can be reached at
 //! once. Only integers and exactly rounded arithmetic (`+ * / sqrt`), so that the bytes are the same everywhere.
 
-use std::str::FromStr;
-
 use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -21,6 +19,15 @@ pub enum WeightType {
 impl WeightType {
     /// Both, as they are spelled.
     pub const WORDS: [&str; 2] = ["bf16", "f32"];
+
+    /// The type so spelled.
+    pub fn named(word: &str) -> Option<Self> {
+        match word {
+            "bf16" => Some(WeightType::Bf16),
+            "f32" => Some(WeightType::F32),
+            _ => None,
+        }
+    }
 
     /// Bytes of one value.
     pub fn bytes(self) -> usize {
@@ -43,18 +50,6 @@ impl WeightType {
         match self {
             WeightType::Bf16 => "BF16",
             WeightType::F32 => "F32",
-        }
-    }
-}
-
-impl FromStr for WeightType {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "bf16" => Ok(WeightType::Bf16),
-            "f32" => Ok(WeightType::F32),
-            _ => Err(format!("`{word}` is not one of: {}", Self::WORDS.join(", "))),
         }
     }
 }
