@@ -132,10 +132,10 @@ impl Crew {
         Some(result)
     }
 
-    /// Forgets a worker.
+    /// Forgets a worker. Returns it as it was.
     pub(super) fn remove(&mut self, id: WorkerId) -> Option<Worker> {
-        self.change(id, |worker| worker.present = false)?;
-        self.workers.remove(&id)
+        let present = self.change(id, |worker| std::mem::replace(&mut worker.present, false))?;
+        self.workers.remove(&id).map(|worker| Worker { present, ..worker })
     }
 
     /// The worker that is due first, and when.

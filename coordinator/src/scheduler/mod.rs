@@ -32,8 +32,6 @@ mod slots;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_random;
 
 use gristmill_job::{Segment, Slot};
 
