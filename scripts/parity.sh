@@ -18,10 +18,15 @@ if [ ! -f "$home/complete" ]; then
   touch "$home/complete"
 fi
 
-cargo build -q -p gristmill -p gristmill-worker
 bin="${CARGO_TARGET_DIR:-target}/debug"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 gzip -dc assets/qwen2.5-tokenizer/tokenizer.json.gz > "$work/tokenizer.json"
+if [ "${1:-}" = golden ]; then
+  cargo build -q -p gristmill
+  "$home/bin/python" tests/reference/golden.py --gristmill "$bin/gristmill" --tokenizer "$work/tokenizer.json"
+  exit
+fi
+cargo build -q -p gristmill -p gristmill-worker
 "$home/bin/python" tests/reference/parity.py --gristmill "$bin/gristmill" --worker "$bin/gristmill-worker" \
   --tokenizer "$work/tokenizer.json" --texts "${CARGO_HOME:-$HOME/.cargo}/registry/src" "$@"

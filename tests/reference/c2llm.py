@@ -2,15 +2,9 @@
 
 The decoder is transformers' Qwen2Model; the pooling (PMA) is written as the paper has it, with two full projections of
 every token. One text at a time, so there is no padding and no mask. It shares no code with the product.
-
-As a program it prints the vectors of fixed texts, which `cargo test` compares with the product's:
-
-    python c2llm.py --model DIR --residual projected --prompt P --max-tokens N < texts.json > golden.json
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -127,23 +121,3 @@ def load(module: nn.Module, tensors: dict[str, torch.Tensor], rename) -> None:
     renamed = {rename(name): tensor for name, tensor in tensors.items()}
     renamed.pop(None, None)
     module.load_state_dict(renamed, strict=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Prints the reference vectors of the texts (a JSON array) on stdin.")
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--residual", choices=["projected", "seed"], default="projected")
-    parser.add_argument("--prompt", default="")
-    parser.add_argument("--max-tokens", type=int, default=2048)
-    args = parser.parse_args()
-    model = C2LLM(args.model)
-    rows = []
-    for text in json.load(sys.stdin):
-        ids = model.ids(text, args.prompt, args.max_tokens)
-        vector = model.vector(model.states(ids), args.residual)
-        rows.append({"text": text, "tokens": len(ids), "vector": [round(x, 8) for x in vector.tolist()]})
-    print(json.dumps({"prompt": args.prompt, "residual": args.residual, "rows": rows}))
-
-
-if __name__ == "__main__":
-    main()
