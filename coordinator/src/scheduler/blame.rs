@@ -125,6 +125,7 @@ impl Scheduler {
             return;
         }
         let others = self.crew.has_other_than(&entry.strikers());
+        let segments = entry.segments.clone();
         match poison::verdict(entry, &self.limits, others) {
             Verdict::Retry => {}
             Verdict::Isolate => {
@@ -136,11 +137,11 @@ impl Scheduler {
             Verdict::Split(asked) => {
                 let children = asked.iter().map(|piece| piece.segments.clone()).collect();
                 self.slots.set(slot, State::Splitting { asked });
-                self.effects.push(Effect::Split { slot: slot.clone(), children });
+                self.effects.push(Effect::Split { slot: slot.clone(), segments, children });
             }
             Verdict::Bury => {
                 self.slots.set(slot, State::Burying);
-                self.effects.push(Effect::Bury { slot: slot.clone() });
+                self.effects.push(Effect::Bury { slot: slot.clone(), segments });
             }
         }
     }

@@ -162,6 +162,8 @@ pub enum Effect {
     Split {
         /// The slot.
         slot: Slot,
+        /// Its rows.
+        segments: Vec<Segment>,
         /// The rows of each child; the child at index `i` gets the slot's child slot of that number.
         children: Vec<Vec<Segment>>,
     },
@@ -169,6 +171,8 @@ pub enum Effect {
     Bury {
         /// The slot.
         slot: Slot,
+        /// Its one row.
+        segments: Vec<Segment>,
     },
     /// Write down a strike, so that it survives a restart.
     Strike {

@@ -8,7 +8,7 @@ use super::*;
 
 fn split_of(effects: &[Effect]) -> Option<(Slot, Vec<Vec<Segment>>)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Split { slot, children } => Some((slot.clone(), children.clone())),
+        Effect::Split { slot, children, .. } => Some((slot.clone(), children.clone())),
         _ => None,
     })
 }
@@ -44,7 +44,7 @@ fn a_death_without_news_strikes_the_shard_that_was_granted_first() {
     let (first, _second) = (d.grant(1), d.grant(1));
     d.lose(1, Lost::Died);
     let effects = d.settle();
-    assert_eq!(strikes(&effects), [first.slot.clone()]);
+    assert_eq!(strikes(&effects), std::slice::from_ref(&first.slot));
     assert!(matches!(&effects[0], Effect::Strike { worker, attempt, failure, .. }
         if *worker == w(1) && *attempt == first.attempt && failure.blame == Blame::Unknown));
     d.join(2);
@@ -63,6 +63,17 @@ fn expiry_alone_is_no_strike_but_news_of_the_death_is_one_though_late() {
     assert_eq!(d.progress().pending, 1);
     d.lose(1, Lost::Died);
     assert_eq!(strikes(&d.settle()), [grant.slot]);
+}
+
+#[test]
+fn a_strike_that_comes_late_convicts_a_shard_that_waits() {
+    let mut d = Drive::recovered(vec![Open { strikes: 2, ..open(0) }], 1);
+    let grant = d.grant(1);
+    d.renew(1, &[(&grant, rows(10, 20))]);
+    d.pass(LEASE_MS);
+    assert_eq!(d.settle(), []);
+    d.lose(1, Lost::Died);
+    assert_eq!(split_of(&d.settle()).unwrap().1, [rows(0, 10), rows(10, 20), rows(20, 100)]);
 }
 
 #[test]
@@ -109,6 +120,25 @@ fn when_many_die_together_nobody_is_struck_and_the_first_strikes_are_taken_back(
         d.join(id);
         assert_eq!(d.grant(id).caution, Caution::None);
     }
+}
+
+#[test]
+fn workers_that_vanish_excuse_those_that_died_with_them() {
+    let mut d = Drive::new(40, 20);
+    let grants: Vec<_> = (1..=20).map(|id| d.grant(id)).collect();
+    let all_but_three = |d: &mut Drive| {
+        d.pass(HEARTBEAT_MS);
+        (4..=20).for_each(|id| drop(d.renew(id, &[(&grants[id as usize - 1], vec![])])));
+    };
+    all_but_three(&mut d);
+    all_but_three(&mut d);
+    for id in 4..=5 {
+        d.die(id, &grants[id as usize - 1], rows(0, 1));
+    }
+    assert_eq!(strikes(&d.settle()).len(), 2);
+    all_but_three(&mut d);
+    let forgiven = d.settle().into_iter().filter(|effect| matches!(effect, Effect::Forgive { .. })).count();
+    assert_eq!((d.progress().workers, forgiven), (15, 2));
 }
 
 #[test]
@@ -302,8 +332,8 @@ fn a_poison_row_costs_six_deaths_and_is_buried_alone() {
                     deaths += 1;
                     for effect in d.settle() {
                         match effect {
-                            Effect::Split { slot, children } => d.found(&slot, named(&slot, &children)),
-                            Effect::Bury { slot } => {
+                            Effect::Split { slot, children, .. } => d.found(&slot, named(&slot, &children)),
+                            Effect::Bury { slot, .. } => {
                                 buried = Some(grant.segments.clone());
                                 d.found(&slot, vec![]);
                             }
@@ -332,6 +362,17 @@ fn strikes_survive_a_restart() {
     let mut d = Drive::recovered(vec![struck(3, vec![])], 1);
     assert_eq!(d.claim(1), Claim::Wait);
     assert_eq!(split_of(&d.settle()).unwrap().1.len(), 2);
+}
+
+#[test]
+fn a_shard_that_is_being_split_is_not_leased_again_but_its_worker_may_go_on() {
+    let mut d = Drive::recovered(vec![Open { strikes: 3, named: rows(3, 4), ..open(0) }], 1);
+    let held = Held { slot: Slot::root(0), attempt: 1, in_hand: vec![], rows_done: 0 };
+    assert_eq!(d.step(|s, now| s.renew(w(1), &[held], now)), []);
+    assert_eq!((d.progress().acting, d.progress().leased), (1, 0));
+    // It may even win.
+    d.step(|s, now| s.finish(w(1), &Slot::root(0), 1, Finish::Committed { children: vec![], ours: true }, now));
+    assert!(d.scheduler.done());
 }
 
 #[test]

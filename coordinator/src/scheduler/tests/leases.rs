@@ -139,6 +139,20 @@ fn a_grant_that_was_lost_on_its_way_is_granted_again_though_its_worker_lives() {
 }
 
 #[test]
+fn the_heartbeat_of_an_old_attempt_renews_no_newer_one() {
+    let mut d = Drive::new(1, 1);
+    let old = d.grant(1);
+    d.finish(1, &old, failure(Blame::Store, vec![]));
+    d.settle();
+    d.grant(1);
+    for _ in 0..3 {
+        d.pass(HEARTBEAT_MS);
+        d.renew(1, &[(&old, vec![])]);
+    }
+    assert_eq!(d.take_effects(), [Effect::LookUp { slot: old.slot }]);
+}
+
+#[test]
 fn store_faults_strike_nobody_and_the_shard_is_next() {
     let mut d = Drive::new(9, 1);
     for _ in 0..20 {

@@ -186,13 +186,13 @@ impl World {
     fn answer(&mut self, effect: &Effect) {
         let slot = match effect {
             Effect::LookUp { slot } => slot,
-            Effect::Split { slot, children } => {
+            Effect::Split { slot, children, .. } => {
                 let segments: Vec<_> = children.concat();
                 let merged = coverage_order(&segments);
                 self.store.create_split(slot, &merged, vec![], children.clone());
                 slot
             }
-            Effect::Bury { slot } => {
+            Effect::Bury { slot, .. } => {
                 let row = self.segments_of(slot);
                 assert_eq!(row.total_rows(), 1, "only a single row is ever buried");
                 self.store.create(slot, &row, 1);
@@ -401,7 +401,7 @@ impl Machine {
     fn answer_all(&mut self) {
         while !self.world.effects.is_empty() {
             for effect in std::mem::take(&mut self.world.effects) {
-                if let Effect::Bury { slot } = &effect {
+                if let Effect::Bury { slot, .. } = &effect {
                     self.buried.insert(self.world.segments_of(slot)[0].start);
                 }
                 self.world.answer(&effect);
