@@ -1,5 +1,18 @@
-//! Plans, schedules, seals and verifies jobs.
+//! The coordinator: plans, schedules, seals and verifies jobs. It decides only which worker embeds which shard; losing it
+//! costs no work.
 
+pub mod committed;
 pub mod coverage;
 pub mod cut;
+pub mod planner;
+pub mod prepare;
+pub mod recovery;
 pub mod scheduler;
+pub mod seal;
+
+mod acts;
+mod driver;
+mod epoch;
+mod rpc;
+
+pub use driver::{Ended, Handle, JobProgress, ServeError, Settings, serve};

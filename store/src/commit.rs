@@ -5,7 +5,7 @@
 //! whose bytes stand there.
 
 use bytes::Bytes;
-use gristmill_job::{FORMAT, Slot};
+use gristmill_job::{Digest, FORMAT, Segment, Slot};
 
 use crate::documents::{self, SplitDocument, Written};
 use crate::keys;
@@ -81,7 +81,8 @@ async fn put_part(out: &Location, footer: &Footer, bytes: Bytes) -> Result<Commi
             Ok(Created::Exists) => None,
             Err(error) => Some(error),
         };
-        match (read_slot(out, footer, &footer.slot).await, failure) {
+        let standing = read_slot(out, (footer.job, footer.plan), &footer.slot, Some(&footer.segments)).await;
+        match (standing, failure) {
             (Ok(Some(found)), _) if found.nonce == footer.nonce => return Ok(Commit::Won),
             (Ok(Some(found)), _) => return Ok(Commit::Lost(Box::new(found))),
             (Err(stranger @ CommitError::Stranger { .. }), _) => return Err(stranger),
@@ -95,10 +96,15 @@ async fn put_part(out: &Location, footer: &Footer, bytes: Bytes) -> Result<Commi
     }
 }
 
-/// What stands in a slot, if anything: a footer of the same job and plan and, where `expected` is the same slot's, of the
-/// same rows. Anything else is a stranger.
-pub async fn read_slot(out: &Location, expected: &Footer, slot: &Slot) -> Result<Option<Footer>, CommitError> {
-    let key = keys::part(expected.job, slot);
+/// What stands in a slot, if anything: a footer of that job and plan and, where they are given, of those rows. Anything
+/// else is a stranger.
+pub async fn read_slot(
+    out: &Location,
+    (job, plan): (Digest, Digest),
+    slot: &Slot,
+    segments: Option<&[Segment]>,
+) -> Result<Option<Footer>, CommitError> {
+    let key = keys::part(job, slot);
     let stranger = |why: String| CommitError::Stranger { object: out.describe(&key), why };
     let found = match part::read_footer(out, &key, None).await {
         Ok(Some(found)) => found.footer,
@@ -106,10 +112,10 @@ pub async fn read_slot(out: &Location, expected: &Footer, slot: &Slot) -> Result
         Err(StoreError::Malformed { why, .. }) => return Err(stranger(why)),
         Err(error) => return Err(error.into()),
     };
-    if found.job != expected.job || found.plan != expected.plan {
+    if found.job != job || found.plan != plan {
         return Err(stranger("it is a part of another job or plan".into()));
     }
-    if found.slot != *slot || (expected.slot == *slot && found.segments != expected.segments) {
+    if found.slot != *slot || segments.is_some_and(|segments| segments != found.segments) {
         return Err(stranger("it is a part of other rows".into()));
     }
     Ok(Some(found))

@@ -14,6 +14,7 @@ use crate::outcome::StoreError;
 
 mod rows;
 
+pub use parquet::file::metadata::RowGroupMetaData as RowGroupFooter;
 pub use rows::{Rows, RowsError};
 
 /// An input that cannot be used.
