@@ -23,6 +23,13 @@ pub struct Pin {
     pub rows: u64,
 }
 
+impl Pin {
+    /// The digest of a snapshot: of its pinned objects as JSON, whose field order is the declaration's.
+    pub fn snapshot(objects: &[Pin]) -> Digest {
+        Digest::of(&serde_json::to_vec(objects).expect("pins are plain data"))
+    }
+}
+
 /// A contiguous range of rows of one object: `start..end`, counted from zero over the whole object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "(u32, u64, u64)", into = "(u32, u64, u64)")]

@@ -11,8 +11,10 @@ use crate::location::Location;
 use crate::outcome::StoreError;
 
 mod encode;
+mod read;
 
 pub use encode::{EncodeError, PartEncoder, Provenance};
+pub use read::PartReader;
 
 /// Name of the footer's key-value entry.
 pub const FOOTER_KEY: &str = "gristmill";

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use gristmill_job::{JobSpec, VectorSpec, VectorType};
 
@@ -86,6 +88,26 @@ pub fn is_text(kind: &DataType) -> bool {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         DataType::Dictionary(_, values) => is_text(values),
         _ => false,
+    }
+}
+
+/// The texts of a column for which [`is_text`] holds; a null is `None`.
+pub fn texts(column: &ArrayRef) -> Vec<Option<&str>> {
+    match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().iter().collect(),
+        DataType::LargeUtf8 => column.as_string::<i64>().iter().collect(),
+        DataType::Utf8View => column.as_string_view().iter().collect(),
+        DataType::Dictionary(..) => {
+            let dictionary = column.as_any_dictionary();
+            if dictionary.values().is_empty() {
+                return vec![None; column.len()];
+            }
+            let values = texts(dictionary.values());
+            let keys = dictionary.normalized_keys();
+            let valid = |row: usize| !dictionary.keys().is_null(row);
+            keys.iter().enumerate().map(|(row, &key)| if valid(row) { values[key] } else { None }).collect()
+        }
+        other => unreachable!("{other} is no text column: the plan refuses it"),
     }
 }
 
