@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use gristmill_job::{Compute, Residual};
 use gristmill_model::{Batch, Device, Model, Options};
-use gristmill_store::checkpoint::Checkpoint;
-use gristmill_store::checkpoint::random::{RandomModel, Shape};
+use gristmill_store::checkpoint::random::{RandomModel, Shape, WeightType};
+use gristmill_store::checkpoint::{Checkpoint, tokenizer_size};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
@@ -80,7 +80,7 @@ fn checkpoint(sizes: &Sizes, dir: &Path) -> Checkpoint {
     let mut tokenizer = Vec::new();
     let packed = std::fs::File::open(root().join("assets/qwen2.5-tokenizer/tokenizer.json.gz")).unwrap();
     flate2::read::GzDecoder::new(packed).read_to_end(&mut tokenizer).unwrap();
-    let mut shape = Shape::named("tiny", gristmill_store::checkpoint::tokenizer_size(&tokenizer).unwrap()).unwrap();
+    let mut shape = Shape::named("tiny", tokenizer_size(&tokenizer).unwrap()).unwrap();
     shape.config.layers = sizes.layers;
     shape.config.hidden_size = sizes.hidden_size;
     shape.config.intermediate_size = sizes.intermediate_size;
@@ -89,7 +89,8 @@ fn checkpoint(sizes: &Sizes, dir: &Path) -> Checkpoint {
     shape.config.compressed_dim = sizes.compressed_dim;
     shape.config.pma_heads = sizes.pma_heads;
     shape.config.pma_ln = sizes.pma_ln;
-    let model = RandomModel { shape, dtype: sizes.dtype.parse().unwrap(), seed: sizes.seed, files: sizes.files };
+    let dtype = WeightType::named(&sizes.dtype).unwrap();
+    let model = RandomModel { shape, dtype, seed: sizes.seed, files: sizes.files };
     model.write(&tokenizer, dir).unwrap()
 }
 
