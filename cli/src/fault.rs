@@ -15,7 +15,7 @@ pub(crate) struct Fault {
 
 impl Fault {
     /// A fault that is told in one message: object, cause, what to do.
-    pub(crate) fn new(exit: Exit, message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> anyhow::Error {
+    pub(crate) fn told(exit: Exit, message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> anyhow::Error {
         Fault::of(exit, anyhow::Error::msg(message))
     }
 

@@ -1,8 +1,12 @@
 //! `gristmill`: what people type. Each subcommand is a file of its own with `run(args) -> anyhow::Result<Exit>`; here
 //! they are named, and here alone an error becomes text and an exit code.
 
+mod corpus;
+mod embed;
 mod fault;
 mod model;
+mod pack;
+mod plan;
 
 use std::process::ExitCode;
 
@@ -21,6 +25,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Embed(embed::Args),
+    Plan(plan::Args),
+    Pack(pack::Args),
     Model(model::Args),
 }
 
@@ -32,6 +39,9 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
+        Command::Embed(args) => embed::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Model(args) => model::run(args),
     };
     let exit = done.unwrap_or_else(|error| {
