@@ -133,7 +133,7 @@ async fn embed(args: &Args, worker: PathBuf) -> anyhow::Result<Exit> {
     let progress = handle.progress.borrow().clone();
     handle.close();
     match ended {
-        Ended::Stopped { exit, message } => Err(Fault::new(exit, message)),
+        Ended::Stopped { exit, message } => Err(Fault::told(exit, message)),
         Ended::Complete => {
             let limits =
                 DeadLimits { missing_text_share: args.max_missing_text, other_share: args.max_dead, other_rows: 10 };
@@ -193,7 +193,10 @@ fn request(args: &Args) -> anyhow::Result<Request> {
     }
     if args.corpus.max_tokens as usize > checkpoint.config.max_positions {
         let (asked, most) = (args.corpus.max_tokens, checkpoint.config.max_positions);
-        return Err(Fault::new(Exit::Usage, format!("--max-tokens {asked} is more than the model's {most} positions")));
+        return Err(Fault::told(
+            Exit::Usage,
+            format!("--max-tokens {asked} is more than the model's {most} positions"),
+        ));
     }
     let digest = checkpoint.digest().or_fault(Exit::Input)?;
     let tokens = args.corpus.shard_tokens.unwrap_or_else(|| shard_tokens(&checkpoint.config, cpu_flops(args)));

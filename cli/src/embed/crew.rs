@@ -17,7 +17,7 @@ use crate::fault::Fault;
 pub(super) fn find_worker(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
     const NAME: &str = "gristmill-worker";
     let missing = |place: String| {
-        Fault::new(Exit::Usage, format!("{NAME} is not {place}; `make install` installs both programs together"))
+        Fault::told(Exit::Usage, format!("{NAME} is not {place}; `make install` installs both programs together"))
     };
     if let Some(path) = asked {
         return if path.is_file() { Ok(path.to_owned()) } else { Err(missing(format!("at {}", path.display()))) };

@@ -118,7 +118,7 @@ fn open_trees(dirs: &[PathBuf]) -> anyhow::Result<Vec<Tree>> {
             "`{a}` and `{b}` are both named `{name}`, and the column `repository` could not tell them apart; rename one, or \
              pack them into two files"
         );
-        return Err(Fault::new(Exit::Usage, message));
+        return Err(Fault::told(Exit::Usage, message));
     }
     Ok(trees)
 }
@@ -131,7 +131,7 @@ struct Output {
 
 impl Output {
     fn create(path: &Path, force: bool) -> anyhow::Result<Output> {
-        let usage = |message: String| Fault::new(Exit::Usage, message);
+        let usage = |message: String| Fault::told(Exit::Usage, message);
         if path.is_dir() {
             return Err(usage(format!("the output `{}` is a folder; name a file", path.display())));
         }
@@ -174,7 +174,10 @@ impl Output {
 }
 
 fn exists(path: &Path) -> anyhow::Error {
-    Fault::new(Exit::Usage, format!("the output `{}` exists; name another, or replace it with --force", path.display()))
+    Fault::told(
+        Exit::Usage,
+        format!("the output `{}` exists; name another, or replace it with --force", path.display()),
+    )
 }
 
 #[cfg(test)]
