@@ -79,11 +79,8 @@ impl Stream {
     pub(super) fn append(&mut self, first: usize, count: usize, dtype: WeightType, out: &mut Vec<u8>) {
         self.rng.set_word_pos(first as u128);
         out.reserve(count * dtype.bytes());
-        // Many words at once: one by one is several times slower in a build for tests.
-        let mut words = vec![0; 4 * count];
-        self.rng.fill_bytes(&mut words);
-        for word in words.as_chunks().0 {
-            let steps = (u32::from_le_bytes(*word) >> 8) as i32 - (1 << 23);
+        for _ in 0..count {
+            let steps = (self.rng.next_u32() >> 8) as i32 - (1 << 23);
             let value = self.centre + steps as f32 * self.step;
             match dtype {
                 WeightType::Bf16 => out.extend_from_slice(&bf16::from_f32(value).to_le_bytes()),
