@@ -53,8 +53,9 @@ impl Coordinator for Service {
 
     async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimReply>, Status> {
         let v1::ClaimRequest { worker, self_tested } = request.into_inner();
-        let claim = self.ask(|reply| Message::Claim { worker: WorkerId(worker), self_tested, reply }).await?;
-        let answer = match claim {
+        let claim = self.ask(|reply| Message::Claim { worker: WorkerId(worker), self_tested, reply }).await;
+        // A driver that has ended has nothing more to grant.
+        let answer = match claim.unwrap_or(Claim::Finished) {
             Claim::Grant(grant) => Answer::Grant(v1::Grant {
                 slot: grant.slot.to_string(),
                 attempt: grant.attempt,

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Copies the shared libraries that gristmill-worker needs into the folder given, where its rpath finds them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$(dirname "$(readlink -f "${LIBTORCH:-third_party/libtorch/torch}")")
+to=$1
+mkdir -p "$to/torch/lib"
+cp -L "$root"/torch/lib/{libtorch.so,libtorch_cpu.so,libc10.so,libgomp*} "$to/torch/lib/"
+# libtorch looks for them beside its own folder.
+if [ -d "$root/nvidia/cu13/lib" ]; then
+  mkdir -p "$to/nvidia/cu13/lib"
+  cp -L "$root"/nvidia/cu13/lib/{libcudart,libcupti}.so* "$to/nvidia/cu13/lib/"
+fi
