@@ -7,11 +7,9 @@
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use gristmill_job::{DeadReason, Digest};
-use gristmill_job::{Exit, FORMAT, Plan, Slot};
-use gristmill_store::dead;
+use gristmill_job::{DeadReason, Digest, Exit, FORMAT, Plan, Segments, Slot};
 use gristmill_store::documents::{self, DeadCounts, JobDocument, Manifest, Written};
-use gristmill_store::{Location, StoreError, keys, staging};
+use gristmill_store::{Location, StoreError, dead, keys, staging};
 
 use crate::committed::{Committed, Listing, belongs, committed_parts, patiently};
 use crate::coverage::{self, Gap};
@@ -206,7 +204,7 @@ async fn footers(out: &Location, job: &JobDocument, listing: &Listing) -> Result
     while let Some((slot, answer)) = answers.next().await {
         let part = answer.map_err(stranger)?;
         belongs(&part.footer, job, &slot).map_err(|why| part_stranger(out, job.job, &slot, why))?;
-        let (covered, held) = (gristmill_job::Segments::total_rows(part.footer.covered.as_slice()), &part.footer);
+        let (covered, held) = (part.footer.covered.total_rows(), &part.footer);
         if covered != held.rows + held.dead_rows() {
             let why = format!("it covers {covered} rows, but has {} and {} dead letters", held.rows, held.dead_rows());
             return Err(part_stranger(out, job.job, &slot, why));

@@ -65,7 +65,7 @@ impl PartReader {
     }
 
     /// The batches of the next row group; `None` behind the last one. An error of a batch is the decoder's: the bytes
-    /// came, and are not what they should be.
+    /// came, and are not what they should be. May be called again after a failure of the store.
     ///
     /// # Errors
     /// Those of the store; `Malformed` where row groups overlap, or reach beyond the file.
@@ -89,11 +89,11 @@ impl PartReader {
         Ok(Some(reader))
     }
 
-    /// The digest of the body, once no row group is left, or of what is left without decoding it.
+    /// The digest of the body. Row groups that are left are fetched for it, and not decoded.
     ///
     /// # Errors
     /// As [`PartReader::next_group`].
-    pub fn finish(mut self) -> Result<Digest, StoreError> {
+    pub fn finish(&mut self) -> Result<Digest, StoreError> {
         let ends: Vec<u64> = self.metadata.metadata().row_groups()[self.next..]
             .iter()
             .filter_map(|group| group.columns().iter().map(|c| c.byte_range()).map(|(start, n)| start + n).max())
