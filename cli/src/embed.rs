@@ -1,7 +1,7 @@
 //! `gristmill embed`: the whole system on one machine. The coordinator runs here on a loopback port; each device has a
 //! `gristmill-worker` process of its own, so that a crash takes a worker and never the run.
 
-mod crew;
+pub(crate) mod crew;
 mod report;
 
 use std::net::{Ipv4Addr, SocketAddr};

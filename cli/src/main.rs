@@ -7,6 +7,7 @@ mod fault;
 mod model;
 mod pack;
 mod plan;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ struct Cli {
 enum Command {
     Embed(embed::Args),
     Plan(plan::Args),
+    Verify(verify::Args),
     Pack(pack::Args),
     Model(model::Args),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Embed(args) => embed::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Pack(args) => pack::run(&args),
         Command::Model(args) => model::run(args),
     };

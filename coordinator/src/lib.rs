@@ -9,6 +9,7 @@ pub mod prepare;
 pub mod recovery;
 pub mod scheduler;
 pub mod seal;
+pub mod verify;
 
 mod acts;
 mod driver;

@@ -207,7 +207,7 @@ pub(crate) async fn refuse_foreign(out: &Location, job: Option<Digest>) -> Resul
 
 /// The digest of the pinned objects.
 fn snapshot(objects: &[Pin]) -> Digest {
-    Digest::of(&serde_json::to_vec(objects).expect("pins are plain data"))
+    Pin::snapshot(objects)
 }
 
 impl Request {

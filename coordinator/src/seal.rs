@@ -39,8 +39,8 @@ impl Default for DeadLimits {
 /// More rows without a vector than the limits allow.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "{found} of {rows} rows have no vector ({}), and at most {allowed} may; read the files under {folder}, mend the input, or raise the limit and run again",
-    spell(counts), folder = keys::DEAD
+    "{found} of {rows} rows have no vector ({}), and at most {allowed} may; read the files under {folder}, mend the input, or raise {} and run again",
+    spell(counts), option(counts), folder = keys::DEAD
 )]
 pub struct TooManyDead {
     /// Rows counted against the limit.
@@ -56,6 +56,11 @@ pub struct TooManyDead {
 fn spell(counts: &DeadCounts) -> String {
     let spelled = counts.iter().map(|(reason, rows)| format!("{} {rows}", reason.name()));
     spelled.collect::<Vec<_>>().join(", ")
+}
+
+/// The option that sets the limit for deaths of these reasons.
+fn option(counts: &DeadCounts) -> &'static str {
+    if counts.keys().any(|reason| reason.is_missing_text()) { "--max-missing-text" } else { "--max-dead" }
 }
 
 impl DeadLimits {

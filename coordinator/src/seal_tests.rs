@@ -104,7 +104,8 @@ fn missing_texts_and_other_deaths_have_limits_of_their_own() {
     assert_eq!((error.found, error.allowed), (501, 500));
     let error = limits.check(&counts(0, 11), 1000).unwrap_err();
     assert_eq!((error.found, error.allowed), (11, 10), "ten rows however few there are");
-    assert!(error.to_string().contains("POISON 11"), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("POISON 11") && message.contains("raise --max-dead"), "{message}");
     assert_eq!(limits.check(&counts(0, 100), 100_000), Ok(()));
     assert_eq!(limits.check(&counts(0, 101), 100_000).unwrap_err().allowed, 100);
     let both = DeadCounts::from([(DeadReason::EmptyText, 300), (DeadReason::NullText, 201)]);

@@ -52,7 +52,7 @@ impl Default for VerifyOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// There is no job.
-    #[error("{0} does not exist: name the folder that `gristmill embed` was given as --out")]
+    #[error("{0} does not exist: name the folder that `gristmill embed` was given as --output")]
     NoJob(String),
     /// The store failed, again and again.
     #[error(transparent)]
@@ -72,6 +72,8 @@ impl VerifyError {
 /// A row as the output and the input have it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
+    /// URL of the part that has its vector.
+    pub part: String,
     /// URL of the row's object.
     pub object: String,
     /// Its number in the object.
@@ -166,10 +168,8 @@ pub async fn verify(out: &Location, options: &VerifyOptions) -> Result<Report, V
     });
     let parts = check_parts(&shared, &listing, &entries).await?;
     let open = check_coverage(&shared, &listing, &parts, !matches!(sealed, Sealed::No));
-    if let Sealed::Yes { manifest, .. } = &sealed
-        && parts.len() == listing.parts.len()
-    {
-        check_manifest(&shared, manifest, &parts);
+    if let Sealed::Yes { manifest, entries } = &sealed {
+        check_manifest(&shared, manifest, entries, &parts);
     }
     let samples = samples(&shared).await?;
     Ok(report(&shared, &listing, &sealed, &parts, open, samples))
@@ -304,10 +304,12 @@ fn check_coverage(shared: &Shared, listing: &Listing, parts: &[Committed], seale
     open
 }
 
-/// The manifest is a pure function of job.json and the footers.
-fn check_manifest(shared: &Shared, manifest: &Manifest, parts: &[Committed]) {
+/// The manifest is a pure function of job.json and the footers. Where parts and table disagree that has been found
+/// already, and the manifest cannot fit both.
+fn check_manifest(shared: &Shared, manifest: &Manifest, entries: &BTreeMap<Slot, PartEntry>, parts: &[Committed]) {
+    let agrees = |part: &Committed| entries.get(&part.footer.slot) == Some(&part.entry());
     let (expected, _) = manifest_of(&shared.job, parts);
-    if *manifest != expected {
+    if parts.len() == entries.len() && parts.iter().all(agrees) && *manifest != expected {
         let show = |manifest: &Manifest| serde_json::to_string(manifest).expect("a manifest is plain data");
         let detail = format!("it says {}, the parts lead to {}", show(manifest), show(&expected));
         shared.findings.add(&shared.out.describe(keys::MANIFEST), DamageKind::Manifest, detail);
@@ -349,7 +351,8 @@ async fn samples(shared: &Arc<Shared>) -> Result<Vec<Sample>, VerifyError> {
         let changed = |why: String| shared.findings.add(object, DamageKind::InputChanged, why);
         match text_of(shared, row.object, row.row).await {
             Ok(Some(text)) => {
-                samples.push(Sample { object: object.clone(), row: row.row, text, vector: row.vector });
+                let (part, object) = (row.part, object.clone());
+                samples.push(Sample { part, object, row: row.row, text, vector: row.vector });
             }
             Ok(None) => changed(format!("row {} has a vector in the output, and no text", row.row)),
             Err(RowsError::Input(error @ InputError::Changed { .. })) => changed(error.to_string()),

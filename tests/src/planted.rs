@@ -33,33 +33,51 @@ const ROWS: [u64; 2] = [40, 25];
 /// One row of the output before it is encoded.
 #[derive(Debug, Clone)]
 pub struct Row {
+    /// A carried number.
     pub id: i64,
+    /// A carried text.
     pub path: Option<String>,
+    /// A carried list.
     pub tags: Option<Vec<String>>,
+    /// The vector.
     pub vector: Vec<f32>,
+    /// URL of the object.
     pub object: String,
+    /// Its version.
     pub version: String,
+    /// The row in it.
     pub row: i64,
+    /// Token ids used.
     pub tokens: i32,
+    /// Bytes of text not used.
     pub cut_bytes: i64,
+    /// Digest of the text.
     pub text_hash: [u8; 16],
 }
 
 /// Everything that a part is made of.
 #[derive(Debug, Clone)]
 pub struct Draft {
+    /// What the part says of itself; `rows`, `body` and, where there are letters, `dead` are filled in.
     pub footer: Footer,
+    /// Its rows.
     pub rows: Vec<Row>,
+    /// Its dead letters.
     pub letters: Vec<DeadLetter>,
+    /// The output's columns.
     pub schema: SchemaRef,
 }
 
 /// The output, its corpus and its plan.
 pub struct Planted {
     folder: TempDir,
+    /// The output.
     pub out: Location,
+    /// Its job.json.
     pub job: JobDocument,
+    /// Its plan.
     pub plan: Plan,
+    /// The output's columns.
     pub schema: SchemaRef,
     texts: Vec<Vec<Option<String>>>,
     /// What each part was made of, by slot.

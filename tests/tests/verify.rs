@@ -327,7 +327,8 @@ async fn announcements_that_are_gone_or_edited() {
 async fn an_edited_manifest() {
     let planted = Planted::sealed(VectorType::F32).await;
     let genuine: Manifest = documents::read(&planted.out, keys::MANIFEST).await.unwrap().unwrap();
-    let edits: [(fn(&mut Manifest), &[DamageKind]); 5] = [
+    type Edit = fn(&mut Manifest);
+    let edits: [(Edit, &[DamageKind]); 5] = [
         (|m| m.tokens += 1, &[K::Manifest]),
         (|m| m.rows -= 1, &[K::Manifest]),
         (|m| m.model = Digest::of(b"another"), &[K::Manifest]),
@@ -360,7 +361,7 @@ async fn an_edited_table() {
     manifest.table = Digest::of(&table);
     planted.write(&keys::table(manifest.table), &table);
     planted.write(keys::MANIFEST, &documents::encode(&manifest));
-    finds(&planted, false, &[K::TableEntry, K::Manifest]).await;
+    finds(&planted, false, &[K::TableEntry]).await;
 }
 
 #[tokio::test]
@@ -370,7 +371,7 @@ async fn a_table_without_one_of_the_parts() {
     fs::rename(planted.part(&first()), &away).unwrap();
     planted.reseal().await;
     fs::rename(&away, planted.part(&first())).unwrap();
-    finds(&planted, false, &[K::PartUnlisted, K::Manifest]).await;
+    finds(&planted, false, &[K::PartUnlisted]).await;
 }
 
 #[tokio::test]

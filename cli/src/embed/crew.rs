@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::fault::Fault;
 
 /// The worker's program: the one asked for, else beside this one, else on the PATH.
-pub(super) fn find_worker(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) fn find_worker(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
     const NAME: &str = "gristmill-worker";
     let missing = |place: String| {
         Fault::told(Exit::Usage, format!("{NAME} is not {place}; `make install` installs both programs together"))

@@ -77,7 +77,7 @@ pub(crate) enum Sealed {
     /// There is one.
     Yes {
         /// The manifest.
-        manifest: Manifest,
+        manifest: Box<Manifest>,
         /// Its table of parts.
         entries: BTreeMap<Slot, PartEntry>,
     },
@@ -106,7 +106,7 @@ pub(crate) async fn seal(out: &Location, job: &JobDocument, findings: &Findings)
         Some(entries) => {
             check_entries(out, job, &manifest, &entries, findings);
             let entries = entries.into_iter().map(|entry| (entry.slot.clone(), entry)).collect();
-            Ok(Sealed::Yes { manifest, entries })
+            Ok(Sealed::Yes { manifest: Box::new(manifest), entries })
         }
         None => Ok(Sealed::Damaged),
     }
@@ -136,6 +136,11 @@ fn check_entries(out: &Location, job: &JobDocument, manifest: &Manifest, entries
     let object = out.describe(&keys::table(manifest.table));
     if entries.len() as u64 != manifest.parts {
         let detail = format!("it has {} parts, the manifest says {}", entries.len(), manifest.parts);
+        findings.add(&object, DamageKind::Table, detail);
+    }
+    let rows: u64 = entries.iter().map(|entry| entry.rows).sum();
+    if rows != manifest.vectors {
+        let detail = format!("it has {rows} rows, the manifest says {}", manifest.vectors);
         findings.add(&object, DamageKind::Table, detail);
     }
     if let Some(pair) = entries.windows(2).find(|pair| pair[0].slot >= pair[1].slot) {

@@ -70,6 +70,8 @@ pub(crate) struct RowRules<'a> {
 /// A row whose vector was to be kept.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Kept {
+    /// URL of the part.
+    pub(crate) part: String,
     pub(crate) object: u32,
     pub(crate) row: u64,
     pub(crate) vector: Vec<f32>,
@@ -215,7 +217,7 @@ impl<'a> RowCheck<'a> {
             self.vector(&vector, object, row);
             let coordinate = || Some((*self.rules.index_of.get(object)?, u64::try_from(row).ok()?));
             if let Some((object, row)) = coordinate().filter(|coordinate| self.rules.wanted.contains(coordinate)) {
-                self.kept.push(Kept { object, row, vector });
+                self.kept.push(Kept { part: self.part.to_owned(), object, row, vector });
             }
         }
     }
