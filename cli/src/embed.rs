@@ -114,7 +114,9 @@ async fn embed(args: &Args, worker: PathBuf) -> anyhow::Result<Exit> {
         report.already_sealed(&prepared, manifest);
         return Ok(Exit::Done);
     }
+    let limits = DeadLimits { missing_text_share: args.max_missing_text, other_share: args.max_dead, other_rows: 10 };
     let settings = Settings {
+        dead_limits: limits,
         compression: args.compression,
         part_bytes: args.part_mib << 20,
         heartbeat: Duration::from_secs_f64(args.heartbeat.clamp(0.05, 3600.0)),
@@ -135,8 +137,6 @@ async fn embed(args: &Args, worker: PathBuf) -> anyhow::Result<Exit> {
     match ended {
         Ended::Stopped { exit, message } => Err(Fault::told(exit, message)),
         Ended::Complete => {
-            let limits =
-                DeadLimits { missing_text_share: args.max_missing_text, other_share: args.max_dead, other_rows: 10 };
             let sealed = seal(&out, &prepared.document, &prepared.plan, &limits).await;
             let manifest = sealed.map_err(|error| Fault::of(error.exit(), error))?;
             report.summary(&prepared, &manifest, &progress);

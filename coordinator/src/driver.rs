@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gristmill_job::{Blame, Compression, Exit, FORMAT, Failure, Segments, Slot};
+use gristmill_job::{Blame, Compression, DeadReason, Exit, FORMAT, Failure, Segments, Slot};
 use gristmill_proto::v1;
 use gristmill_proto::v1::coordinator_server::CoordinatorServer;
-use gristmill_store::documents::StrikeDocument;
+use gristmill_store::documents::{DeadCounts, StrikeDocument};
 use gristmill_store::{StoreError, documents, fresh_nonce, keys};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +22,7 @@ use crate::prepare::Prepared;
 use crate::recovery::{Recovered, recover};
 use crate::rpc::Service;
 use crate::scheduler::{Claim, Effect, Finish, Held, Limits, LookUp, Lost, Scheduler, WorkerId};
+use crate::seal::DeadLimits;
 
 /// What may change from run to run of one job.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Settings {
     pub part_bytes: u64,
     /// How often workers are heard of.
     pub heartbeat: Duration,
+    /// How many rows may be without a vector; counted again, from all footers, before the seal.
+    pub dead_limits: DeadLimits,
     /// Without a worker, or without progress, for so long, the job ends.
     pub patience: Duration,
 }
@@ -47,8 +50,8 @@ pub struct JobProgress {
     pub rows_before: u64,
     /// Parts that this run's workers committed.
     pub parts: u64,
-    /// Dead rows in them.
-    pub dead_rows: u64,
+    /// Rows without a vector that this run found, by reason.
+    pub dead: DeadCounts,
     /// Workers at work.
     pub workers: usize,
     /// Workers that died so far.
@@ -130,7 +133,8 @@ pub(crate) enum Message {
         slot: Slot,
         attempt: u64,
         finish: Finish,
-        dead_rows: u64,
+        /// Rows that the part has no vector for.
+        dead: DeadCounts,
         progress: v1::Progress,
         reply: oneshot::Sender<()>,
     },
@@ -320,9 +324,9 @@ impl Run {
                 let dropped = held.iter().filter(|h| unwanted.contains(&h.slot)).map(|h| h.attempt).collect();
                 let _ = reply.send(self.scheduler.knows(worker).then_some(dropped));
             }
-            Message::Finish { worker, slot, attempt, finish, dead_rows, progress, reply } => {
+            Message::Finish { worker, slot, attempt, finish, dead, progress, reply } => {
                 self.note(worker, progress);
-                self.progress.dead_rows += dead_rows;
+                self.count_dead(&dead);
                 self.finish(worker, slot, attempt, finish, now_ms);
                 let _ = reply.send(());
             }
@@ -406,6 +410,7 @@ impl Run {
                     self.spawn(slot.clone(), |job| async move { job.split(&slot, segments, children).await });
                 }
                 Effect::Bury { slot, segments } => {
+                    self.count_dead(&DeadCounts::from([(DeadReason::Poison, segments.total_rows())]));
                     self.spawn(slot.clone(), |job| async move { job.bury(&slot, segments).await });
                 }
                 Effect::Strike { slot, attempt, failure, .. } => self.strike(slot, attempt, failure).await,
@@ -437,6 +442,16 @@ impl Run {
             Ok(_) => drop(self.strikes.insert((slot, attempt), key)),
             // A restart would begin counting anew; nothing is lost by that but time.
             Err(error) => tracing::warn!(%error, "a strike could not be written down"),
+        }
+    }
+
+    /// A job that cannot be sealed any more ends at once.
+    fn count_dead(&mut self, dead: &DeadCounts) {
+        for (reason, rows) in dead {
+            *self.progress.dead.entry(*reason).or_default() += rows;
+        }
+        if let Err(error) = self.settings.dead_limits.check(&self.progress.dead, self.progress.rows_total) {
+            self.stop(Exit::NeedsAttention, error.to_string());
         }
     }
 

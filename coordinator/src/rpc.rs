@@ -3,7 +3,10 @@
 use gristmill_job::Nonce;
 use gristmill_proto::v1::coordinator_server::Coordinator;
 use gristmill_proto::v1::{self, claim_reply::Answer, finish_request::Outcome};
-use gristmill_proto::{BadMessage, PROTOCOL, child_from_wire, failure_from_wire, segments_from_wire, segments_to_wire};
+use gristmill_proto::{
+    BadMessage, PROTOCOL, child_from_wire, dead_from_wire, failure_from_wire, segments_from_wire, segments_to_wire,
+};
+use gristmill_store::documents::DeadCounts;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
@@ -89,18 +92,21 @@ impl Coordinator for Service {
     async fn finish(&self, request: Request<v1::FinishRequest>) -> Result<Response<v1::FinishReply>, Status> {
         let v1::FinishRequest { worker, slot, attempt, outcome, progress } = request.into_inner();
         let slot = slot.parse().map_err(|e| bad(BadMessage::Id(e)))?;
-        let (finish, dead_rows) = match outcome {
+        let (finish, dead) = match outcome {
             Some(Outcome::Committed(committed)) => {
                 let children = committed.children.into_iter().map(child_from_wire).collect::<Result<_, _>>();
-                (Finish::Committed { children: children.map_err(bad)?, ours: committed.ours }, committed.dead_rows)
+                let dead = dead_from_wire(committed.dead_rows).map_err(bad)?;
+                (Finish::Committed { children: children.map_err(bad)?, ours: committed.ours }, dead)
             }
-            Some(Outcome::Failed(failed)) => (Finish::Failed(failure_from_wire(&failed.failure).map_err(bad)?), 0),
-            Some(Outcome::Returned(_)) => (Finish::Returned, 0),
+            Some(Outcome::Failed(failed)) => {
+                (Finish::Failed(failure_from_wire(&failed.failure).map_err(bad)?), DeadCounts::new())
+            }
+            Some(Outcome::Returned(_)) => (Finish::Returned, DeadCounts::new()),
             None => return Err(bad(BadMessage::Missing("outcome"))),
         };
         let progress = progress.unwrap_or_default();
         let worker = WorkerId(worker);
-        self.ask(|reply| Message::Finish { worker, slot, attempt, finish, dead_rows, progress, reply }).await?;
+        self.ask(|reply| Message::Finish { worker, slot, attempt, finish, dead, progress, reply }).await?;
         Ok(Response::new(v1::FinishReply {}))
     }
 

@@ -1,6 +1,8 @@
 //! The protocol between coordinator and workers, and its translation to and from the vocabulary.
 
-use gristmill_job::{Failure, Segment, Slot};
+use std::collections::BTreeMap;
+
+use gristmill_job::{DeadReason, Failure, Segment, Slot};
 
 /// The generated messages, client and server.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -17,8 +19,8 @@ pub enum BadMessage {
     /// A name that is none.
     #[error(transparent)]
     Id(#[from] gristmill_job::BadId),
-    /// A failure that is none.
-    #[error("the failure is not readable: {0}")]
+    /// A failure or a reason that is none.
+    #[error("a failure or a reason is not readable: {0}")]
     Failure(#[from] serde_json::Error),
     /// A field that must be there.
     #[error("the message lacks `{0}`")]
@@ -55,6 +57,16 @@ pub fn child_to_wire(slot: &Slot, segments: &[Segment]) -> v1::Child {
 /// A slot's child from a message.
 pub fn child_from_wire(child: v1::Child) -> Result<(Slot, Vec<Segment>), BadMessage> {
     Ok((child.slot.parse()?, segments_from_wire(child.segments)))
+}
+
+/// Rows without a vector, by reason, as messages carry them.
+pub fn dead_to_wire(rows: &BTreeMap<DeadReason, u64>) -> std::collections::HashMap<String, u64> {
+    rows.iter().map(|(reason, rows)| (reason.name().to_owned(), *rows)).collect()
+}
+
+/// Rows without a vector, by reason, from a message.
+pub fn dead_from_wire(rows: std::collections::HashMap<String, u64>) -> Result<BTreeMap<DeadReason, u64>, BadMessage> {
+    rows.into_iter().map(|(name, rows)| Ok((serde_json::from_value(name.into())?, rows))).collect()
 }
 
 /// A failure as messages carry it.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arrow_array::{Array, ArrayRef, BooleanArray};
 use gristmill_job::{Blame, DeadReason, Digest, FORMAT, Failure, Fatal, Segment, Segments, Slot};
 use gristmill_proto::v1::{self, Caution};
-use gristmill_proto::{child_to_wire, segments_from_wire};
+use gristmill_proto::{child_to_wire, dead_to_wire, segments_from_wire};
 use gristmill_store::commit::{Commit, CommitError, commit};
 use gristmill_store::dead::{self, DeadLetter};
 use gristmill_store::documents::Child;
@@ -366,7 +366,7 @@ impl ShardInWork<'_> {
             ours,
             rows: footer.rows,
             tokens: footer.tokens,
-            dead_rows: footer.dead_rows(),
+            dead_rows: footer.dead.as_ref().map(|file| dead_to_wire(&file.rows)).unwrap_or_default(),
             children: footer.children.iter().map(|child| child_to_wire(&child.slot, &child.segments)).collect(),
         }))
     }
