@@ -94,7 +94,7 @@ impl RmsNorm {
         let wide = x.f_to_kind(Kind::Float)?; // [tokens, width]
         let variance = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, Kind::Float)?; // [tokens, 1]
         let normed = wide.f_mul(&variance.f_add_scalar(self.eps)?.f_rsqrt()?)?; // [tokens, width]
-        Ok(normed.f_to_kind(x.f_kind()?)?.f_mul(&self.weight)?) // [tokens, width]
+        Ok(normed.f_to_kind(x.f_kind()?)?.f_mul_(&self.weight)?) // [tokens, width]
     }
 }
 

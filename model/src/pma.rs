@@ -48,9 +48,11 @@ impl Pma {
         let seed = take("S", &[1, 1, width])?.f_view((1, width as i64))?; // [1, c]
         let query = seed.f_linear(&take("fc_q.weight", &[width, width])?, Some(&take("fc_q.bias", &[width])?))?; // [1, c]
         let by_head = query.f_view((heads, 1, -1))?; // [heads, 1, c / heads]
-        let key_weight = take("fc_k.weight", &[width, hidden])?.f_view((heads, -1, hidden as i64))?; // [heads, c / heads, hidden]
         drop(take("fc_k.bias", &[width])?); // adds the same to every score of a head
-        let scores = by_head.f_bmm(&key_weight)?.f_squeeze_dim(1)?; // [heads, hidden]
+        let scores = {
+            let key_weight = take("fc_k.weight", &[width, hidden])?.f_view((heads, -1, hidden as i64))?; // [heads, c / heads, hidden]
+            by_head.f_bmm(&key_weight)?.f_squeeze_dim(1)? // [heads, hidden]
+        };
         let value_weight = take("fc_v.weight", &[width, hidden])?.f_view((heads, -1, hidden as i64))?; // [heads, c / heads, hidden]
 
         Ok(Pma {

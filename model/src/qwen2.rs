@@ -39,7 +39,7 @@ impl Qwen2 {
         let mut x = self.place.put(&self.embeddings.f_index_select(0, &packed.ids)?)?; // [tokens, hidden]
         let angles = self.rotary.at(&packed.positions)?;
         for layer in &self.layers {
-            x = layer.forward(&x, &angles, packed)?; // [tokens, hidden]
+            x = layer.forward(x, &angles, packed)?; // [tokens, hidden]
         }
         self.norm.forward(&x)
     }
@@ -65,9 +65,12 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, angles: &Angles, packed: &Packed) -> Result<Tensor, Error> {
-        let x = x.f_add(&self.attention.forward(&self.input_norm.forward(x)?, angles, packed)?)?; // [tokens, hidden]
-        Ok(x.f_add(&self.mlp.forward(&self.post_attention_norm.forward(&x)?)?)?) // [tokens, hidden]
+    /// x: [tokens, hidden]. Both residuals are added in place: a large tensor that is new costs its page faults.
+    fn forward(&self, mut x: Tensor, angles: &Angles, packed: &Packed) -> Result<Tensor, Error> {
+        let attended = self.attention.forward(&self.input_norm.forward(&x)?, angles, packed)?; // [tokens, hidden]
+        x = x.f_add_(&attended)?; // [tokens, hidden]
+        let fed = self.mlp.forward(&self.post_attention_norm.forward(&x)?)?; // [tokens, hidden]
+        Ok(x.f_add_(&fed)?) // [tokens, hidden]
     }
 }
 
@@ -125,7 +128,7 @@ impl Mlp {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor, Error> {
         let gate_up = self.gate_up.forward(x)?; // [tokens, 2 inner]
-        let gate = gate_up.f_narrow(1, 0, self.inner)?.f_silu()?; // [tokens, inner]
+        let gate = gate_up.f_narrow(1, 0, self.inner)?.f_silu_()?; // [tokens, inner], in place
         let up = gate_up.f_narrow(1, self.inner, self.inner)?; // [tokens, inner]
         self.down.forward(&gate.f_mul(&up)?) // [tokens, hidden]
     }
@@ -171,8 +174,8 @@ impl Angles {
         let (Some(first), Some(second)) = (first, second) else {
             return Err(Error::Torch("a head was not cut into halves".into()));
         };
-        let turned_first = first.f_mul(&self.cos)?.f_sub(&second.f_mul(&self.sin)?)?; // [tokens, heads, width / 2]
-        let turned_second = second.f_mul(&self.cos)?.f_add(&first.f_mul(&self.sin)?)?; // [tokens, heads, width / 2]
+        let turned_first = first.f_mul(&self.cos)?.f_sub_(&second.f_mul(&self.sin)?)?; // [tokens, heads, width / 2]
+        let turned_second = second.f_mul(&self.cos)?.f_add_(&first.f_mul(&self.sin)?)?; // [tokens, heads, width / 2]
         Ok(Tensor::f_cat(&[turned_first, turned_second], -1)?.f_to_kind(x.f_kind()?)?) // [tokens, heads, width]
     }
 }

@@ -45,38 +45,38 @@ def texts(folder: Path, count: int, seed: int) -> list[str]:
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".rs", ".toml", ".md", ".c", ".h", ".py"} and p.is_file())
     pieces = []
     while len(pieces) < count:
+        characters = math.ceil(math.exp(draw.uniform(0, math.log(3.3 * MAX_TOKENS))))
         content = draw.choice(files).read_bytes().decode("utf-8", errors="ignore")
-        characters = math.ceil(3.3 * math.exp(draw.uniform(0, math.log(MAX_TOKENS))))
-        start = draw.randrange(max(1, len(content) - characters + 1))
-        if piece := content[start : start + characters]:
-            pieces.append(piece)
+        if len(content) >= characters:
+            start = draw.randrange(len(content) - characters + 1)
+            pieces.append(content[start : start + characters])
     return pieces
 
 
-def product(args, folder: Path, pieces: list[str], prompt: str, residual: str, compute: str) -> np.ndarray:
-    """[texts, width], from the program that people use."""
+def product(args, folder: Path, pieces: list[str], lengths: list[int], prompt: str, residual: str, compute: str) -> np.ndarray:
+    """[texts, width], from the program that people use. It must count the tokens as the reference does."""
     command = [args.worker, "query", "--model", folder, "--prompt", prompt, "--residual", residual, "--compute", compute,
-               "--max-tokens", MAX_TOKENS, "--threads", args.threads]  # fmt: skip
+               "--max-tokens", MAX_TOKENS, "--threads", args.threads, "--json-lines"]  # fmt: skip
     lines = "".join(json.dumps({"text": piece}) + "\n" for piece in pieces)
     done = subprocess.run([str(word) for word in command], input=lines, text=True, stdout=subprocess.PIPE, check=True)
-    vectors = [json.loads(line)["vector"] for line in done.stdout.splitlines()]
-    assert len(vectors) == len(pieces), f"{len(vectors)} vectors for {len(pieces)} texts"
-    return np.array(vectors, dtype=np.float64)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["tokens"] for answer in answers] == lengths, "the product tokenizes otherwise than the reference"
+    return np.array([answer["vector"] for answer in answers], dtype=np.float64)
 
 
 def compare(args, name: str, folder: Path, pieces: list[str], prompt: str, residual: str) -> bool:
     model = C2LLM(folder)
     ids = [model.ids(piece, prompt, MAX_TOKENS) for piece in pieces]
     expected = torch.stack([model.vector(model.states(sequence), residual) for sequence in ids]).double().numpy()
-    wide = product(args, folder, pieces, prompt, residual, "f32")
-    narrow = product(args, folder, pieces, prompt, residual, "bf16")
+    lengths = [len(sequence) for sequence in ids]
+    wide = product(args, folder, pieces, lengths, prompt, residual, "f32")
+    narrow = product(args, folder, pieces, lengths, prompt, residual, "bf16")
     largest = np.abs(wide - expected).max()
     cosines = (narrow * expected).sum(1) / np.linalg.norm(narrow, axis=1)
     # How alike two different texts are: where that is near 1, agreement would say little.
     between = np.median((expected @ expected.T)[np.triu_indices(len(pieces), 1)])
     good = largest <= F32_LARGEST and cosines.mean() >= BF16_MEAN and cosines.min() >= BF16_WORST
-    tokens = [len(sequence) for sequence in ids]
-    print(f"{name:<24} {'yes' if prompt else 'no':<6} {residual:<9} {len(pieces):>5} {min(tokens):>4}-{max(tokens):<4} {largest:>9.1e} "
+    print(f"{name:<24} {'yes' if prompt else 'no':<6} {residual:<9} {len(pieces):>5} {min(lengths):>4}-{max(lengths):<4} {largest:>9.1e} "
           f"{1 - cosines.mean():>9.1e} {1 - cosines.min():>9.1e} {between:>8.3f}  {'ok' if good else 'MISS'}", flush=True)  # fmt: skip
     return good
 
