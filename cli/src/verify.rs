@@ -90,7 +90,7 @@ fn print_text(report: &Report, recomputed: Option<&Recomputed>) {
         Exit::Damaged => "DAMAGED",
         _ => "not sealed",
     };
-    println!("{verdict}      {}", report.out);
+    println!("{verdict:<13} {}", report.out);
     if let Some(job) = &report.job {
         println!("job           {} ({})", job.job.short(), job.model);
     }
