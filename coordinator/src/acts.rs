@@ -8,8 +8,9 @@ use gristmill_store::documents::{Child, JobDocument};
 use gristmill_store::input::{InputError, Object};
 use gristmill_store::part::{EncodeError, Footer, PartEncoder};
 use gristmill_store::schema::{self, SchemaError};
-use gristmill_store::{Location, fresh_nonce};
+use gristmill_store::{Location, fresh_nonce, keys};
 
+use crate::coverage::{Claimed, check_part};
 use crate::prepare::Prepared;
 use crate::scheduler::LookUp;
 
@@ -58,7 +59,7 @@ impl JobStore {
     /// What stands at a slot.
     pub(crate) async fn look_up(&self, slot: &Slot) -> Result<LookUp, ActError> {
         let found = read_slot(&self.out, (self.document.job, self.document.plan), slot, None).await?;
-        Ok(found.map_or(LookUp::Absent, committed))
+        found.map_or(Ok(LookUp::Absent), |footer| self.committed(footer))
     }
 
     /// Commits a part without rows that leaves all of the slot's to children.
@@ -102,10 +103,26 @@ impl JobStore {
         let object = Object::open(&self.objects[first as usize]).await?;
         let columns = schema::of_job(&self.document.spec, &object.pin.object, object.schema())?;
         let (footer, bytes) = PartEncoder::new(&columns, self.compression)?.finish(footer)?;
-        Ok(match commit(&self.out, &footer, bytes, dead_bytes).await? {
-            Commit::Won => committed(footer),
-            Commit::Lost(winner) => committed(*winner),
-        })
+        match commit(&self.out, &footer, bytes, dead_bytes).await? {
+            Commit::Won => self.committed(footer),
+            Commit::Lost(winner) => self.committed(*winner),
+        }
+    }
+
+    /// What a part leaves open: only if its own rows and its children's are together those of its slot.
+    fn committed(&self, footer: Footer) -> Result<LookUp, ActError> {
+        let key = keys::part(footer.job, &footer.slot);
+        let children: Vec<_> = footer.children.into_iter().map(|child| (child.slot, child.segments)).collect();
+        let claimed = Claimed {
+            slot: footer.slot,
+            segments: footer.segments.clone(),
+            covered: footer.covered,
+            children: children.clone(),
+        };
+        match check_part(&footer.segments, &claimed).first() {
+            Some(gap) => Err(CommitError::Stranger { object: self.out.describe(&key), why: gap.to_string() }.into()),
+            None => Ok(LookUp::Committed { children }),
+        }
     }
 
     fn footer(&self, slot: &Slot, segments: Vec<Segment>) -> Footer {
@@ -125,8 +142,4 @@ impl JobStore {
             body: Digest::of(b""),
         }
     }
-}
-
-fn committed(footer: Footer) -> LookUp {
-    LookUp::Committed { children: footer.children.into_iter().map(|child| (child.slot, child.segments)).collect() }
 }

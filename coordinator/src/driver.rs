@@ -378,7 +378,9 @@ impl Run {
         self.scheduler.lost(worker, Lost::Left, now_ms);
         if let Some(failure) = failure {
             tracing::error!(worker = worker.0, message = failure.message, "a worker left");
-            if failure.blame == Blame::Worker {
+            if let Some(fatal) = failure.fatal {
+                self.stop(fatal.exit(), failure.message);
+            } else if failure.blame == Blame::Worker {
                 let message = format!("worker {} cannot go on: {}", worker.0, failure.message);
                 let alive = self.workers.values().any(|record| !record.gone);
                 if !alive {

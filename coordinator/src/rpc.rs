@@ -24,11 +24,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Status> {
-        let ending = || Status::unavailable("the coordinator is ending");
+    /// The driver's answer; none once the run has ended. What workers still report then stands in the store.
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.driver.send(message(reply)).await.map_err(|_| ending())?;
-        answer.await.map_err(|_| ending())
+        self.driver.send(message(reply)).await.ok()?;
+        answer.await.ok()
     }
 }
 
@@ -50,14 +50,16 @@ impl Coordinator for Service {
                 request.protocol
             )));
         }
-        let WorkerId(worker) = self.ask(|reply| Message::Join { pid: request.pid, reply }).await?;
+        let WorkerId(worker) = self
+            .ask(|reply| Message::Join { pid: request.pid, reply })
+            .await
+            .ok_or_else(|| Status::unavailable("the coordinator is ending"))?;
         Ok(Response::new(v1::JoinReply { worker, ..self.welcome.clone() }))
     }
 
     async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimReply>, Status> {
         let v1::ClaimRequest { worker, self_tested } = request.into_inner();
         let claim = self.ask(|reply| Message::Claim { worker: WorkerId(worker), self_tested, reply }).await;
-        // A driver that has ended has nothing more to grant.
         let answer = match claim.unwrap_or(Claim::Finished) {
             Claim::Grant(grant) => Answer::Grant(v1::Grant {
                 slot: grant.slot.to_string(),
@@ -82,7 +84,7 @@ impl Coordinator for Service {
         let held = held.into_iter().map(held_from_wire).collect::<Result<Vec<_>, _>>().map_err(bad)?;
         let progress = progress.unwrap_or_default();
         let beat = |reply| Message::Heartbeat { worker: WorkerId(worker), held, progress, reply };
-        let reply = match self.ask(beat).await? {
+        let reply = match self.ask(beat).await.unwrap_or(Some(Vec::new())) {
             Some(dropped_attempts) => v1::HeartbeatReply { dropped_attempts, unknown_worker: false },
             None => v1::HeartbeatReply { dropped_attempts: Vec::new(), unknown_worker: true },
         };
@@ -106,7 +108,7 @@ impl Coordinator for Service {
         };
         let progress = progress.unwrap_or_default();
         let worker = WorkerId(worker);
-        self.ask(|reply| Message::Finish { worker, slot, attempt, finish, dead, progress, reply }).await?;
+        self.ask(|reply| Message::Finish { worker, slot, attempt, finish, dead, progress, reply }).await;
         Ok(Response::new(v1::FinishReply {}))
     }
 
@@ -114,7 +116,7 @@ impl Coordinator for Service {
         let v1::LeaveRequest { worker, progress, failure } = request.into_inner();
         let failure = if failure.is_empty() { None } else { Some(failure_from_wire(&failure).map_err(bad)?) };
         let progress = progress.unwrap_or_default();
-        self.ask(|reply| Message::Leave { worker: WorkerId(worker), progress, failure, reply }).await?;
+        self.ask(|reply| Message::Leave { worker: WorkerId(worker), progress, failure, reply }).await;
         Ok(Response::new(v1::LeaveReply {}))
     }
 }

@@ -26,6 +26,8 @@ pub enum Fatal {
     InputChanged,
     /// An input object cannot be decoded.
     InputUnreadable,
+    /// The model's files, or its tokenizer with the job's prompt, cannot be used.
+    ModelUnusable,
     /// The output's store is full, or forbids writing.
     OutputRefused,
     /// A slot holds what this job cannot have written.
@@ -36,7 +38,7 @@ impl Fatal {
     /// The exit status of a job that ends so.
     pub fn exit(self) -> Exit {
         match self {
-            Fatal::InputChanged | Fatal::InputUnreadable => Exit::Input,
+            Fatal::InputChanged | Fatal::InputUnreadable | Fatal::ModelUnusable => Exit::Input,
             Fatal::OutputRefused => Exit::NoProgress,
             Fatal::Stranger => Exit::NeedsAttention,
         }

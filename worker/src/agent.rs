@@ -7,20 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use gristmill_job::{Blame, Exit, Failure, Segment};
+use gristmill_job::{Blame, Exit, Failure, Fatal, Segment};
 use gristmill_proto::v1::coordinator_client::CoordinatorClient;
 use gristmill_proto::v1::{self, claim_reply::Answer, finish_request};
 use gristmill_proto::{PROTOCOL, failure_to_wire};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex as TurnMutex, watch};
+use tokio::sync::{Mutex as TurnMutex, Notify, watch};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::args::WorkArgs;
 use crate::attempt::{self, AttemptState, Context, Outcome};
 use crate::device::Device;
-use crate::encoder::{EncoderSpec, MakeEncoder};
+use crate::encoder::{EncodeError, EncoderSpec, MakeEncoder};
 use crate::job::Job;
 use crate::meter::Meter;
 use crate::read::Announce;
@@ -54,17 +54,18 @@ pub async fn run(args: WorkArgs, make: MakeEncoder) -> anyhow::Result<Exit> {
         worker: reply.worker,
         meter: Arc::clone(&meter),
         attempts: Mutex::default(),
+        beating: TurnMutex::new(()),
         stranger: AtomicBool::new(false),
     });
     let beat = tokio::spawn(Arc::clone(&hand).beat(Duration::from_millis(u64::from(reply.heartbeat_ms.max(1)))));
     let exit = match prepare(&args, &reply, make, meter, draining).await {
         Ok(context) => work(&hand, Arc::new(context)).await,
         Err(error) => {
-            let message = format!("{error:#}");
-            Leaving {
-                exit: Exit::Device,
-                failure: Some(Failure { blame: Blame::Worker, fatal: None, message, in_hand: vec![] }),
-            }
+            let on_device = matches!(error.downcast_ref(), Some(EncodeError::Device(_) | EncodeError::OutOfMemory(_)));
+            let fatal = (!on_device).then_some(Fatal::ModelUnusable);
+            let exit = fatal.map_or(Exit::Device, Fatal::exit);
+            let failure = Failure { blame: Blame::Worker, fatal, message: format!("{error:#}"), in_hand: vec![] };
+            Leaving { exit, failure: Some(failure) }
         }
     };
     beat.abort();
@@ -112,7 +113,8 @@ async fn prepare(
         device,
         budget_tokens: args.budget_tokens,
         meter,
-        turn: Arc::new(TurnMutex::new(())),
+        turn: TurnMutex::new(()),
+        freed: Notify::new(),
         draining,
     })
 }
@@ -147,9 +149,6 @@ async fn work(hand: &Arc<Hand>, context: Arc<Context>) -> Leaving {
                 continue;
             }
         }
-        // An attempt that has left the device makes room for another claim before it has committed.
-        let nap =
-            if hand.busy() < running.len() || running.is_empty() { wait } else { Duration::from_millis(50).min(wait) };
         tokio::select! {
             Some(ended) = running.join_next() => match ended {
                 Ok((state, outcome)) => match hand.report(&state, outcome).await {
@@ -167,7 +166,9 @@ async fn work(hand: &Arc<Hand>, context: Arc<Context>) -> Leaving {
                 }
             },
             _ = draining.changed() => {}
-            () = tokio::time::sleep(nap) => {}
+            // An attempt that has left the device makes room for another claim before it has committed.
+            () = context.freed.notified() => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }
@@ -207,6 +208,8 @@ struct Hand {
     worker: u64,
     meter: Arc<Meter>,
     attempts: Mutex<BTreeMap<u64, Arc<AttemptState>>>,
+    /// One heartbeat at a time, or an old one could arrive behind an announcement and name other rows.
+    beating: TurnMutex<()>,
     /// The coordinator does not answer or does not know us: finish and leave.
     stranger: AtomicBool,
 }
@@ -236,6 +239,7 @@ impl Hand {
     }
 
     async fn beat_once(&self) {
+        let _alone = self.beating.lock().await;
         let held = self.attempts().values().map(|state| state.held()).collect();
         let request = v1::HeartbeatRequest { worker: self.worker, held, progress: Some(self.meter.progress()) };
         match self.client.clone().heartbeat(request).await {

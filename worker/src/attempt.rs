@@ -17,7 +17,7 @@ use gristmill_store::fresh_nonce;
 use gristmill_store::input::{InputError, RowsError};
 use gristmill_store::part::{EncodeError as PartError, Footer, PartEncoder, Provenance};
 use gristmill_store::schema::SchemaError;
-use tokio::sync::{Mutex as TurnMutex, OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{Mutex as TurnMutex, Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::device::{Batch, Device, Encoded};
 use crate::encoder::EncodeError;
@@ -44,7 +44,9 @@ pub(crate) struct Context {
     pub(crate) budget_tokens: usize,
     pub(crate) meter: Arc<Meter>,
     /// Whose shard is on the device: first come, first served.
-    pub(crate) turn: Arc<TurnMutex<()>>,
+    pub(crate) turn: TurnMutex<()>,
+    /// Told whenever a shard leaves the device.
+    pub(crate) freed: Notify,
     /// Set when the worker is to finish and leave.
     pub(crate) draining: watch::Receiver<bool>,
 }
@@ -211,6 +213,7 @@ async fn work(
     shard.encode(chunks).await?;
     drop(turn);
     state.encoded.store(true, Relaxed);
+    context.freed.notify_one();
     let full = shard.part.bytes() >= context.job.part_bytes;
     let worth = full || start.elapsed() >= WORTH_COMMITTING;
     if state.dropped.load(Relaxed) || shard.done == 0 || (shard.done < total && !worth) {

@@ -28,7 +28,7 @@ fn load(spec: &EncoderSpec) -> Result<Model, EncodeError> {
     let model = Model::load(&spec.config, &spec.weights, &options).map_err(of_model)?;
     if model.width() != spec.vectors.width as usize {
         let (found, wanted) = (model.width(), spec.vectors.width);
-        return Err(EncodeError::Device(format!("the model's vectors have {found} components, the job's {wanted}")));
+        return Err(EncodeError::Model(format!("its vectors have {found} components, the job's {wanted}")));
     }
     Ok(model)
 }
@@ -36,6 +36,7 @@ fn load(spec: &EncoderSpec) -> Result<Model, EncodeError> {
 fn of_model(error: Error) -> EncodeError {
     match error {
         Error::OutOfMemory(why) => EncodeError::OutOfMemory(why),
+        Error::Weights(error) => EncodeError::Model(error.to_string()),
         Error::Batch(error) => EncodeError::Input(error.to_string()),
         error => EncodeError::Device(error.to_string()),
     }

@@ -28,6 +28,9 @@ pub enum EncodeError {
     /// The sequences themselves are at fault.
     #[error("the batch cannot be encoded: {0}")]
     Input(String),
+    /// The model's files are not those of a model that can be computed.
+    #[error("the model cannot be used: {0}")]
+    Model(String),
     /// The device or its libraries; this process can encode nothing more.
     #[error("the device failed: {0}")]
     Device(String),
