@@ -101,7 +101,10 @@ fn tags_of(row: u64) -> Option<Vec<String>> {
     (row % 6 != 1).then(|| (0..row % 3).map(|tag| format!("tag{tag}")).collect())
 }
 
-fn carried(rows: &[(i64, Option<String>, Option<Vec<String>>)]) -> Vec<ArrayRef> {
+/// The carried values of a row: number, text, list.
+type Carried = (i64, Option<String>, Option<Vec<String>>);
+
+fn carried(rows: &[Carried]) -> Vec<ArrayRef> {
     let mut tags = ListBuilder::new(StringBuilder::new());
     for (_, _, of_row) in rows {
         tags.append_option(of_row.as_ref().map(|tags| tags.iter().map(Some)));
