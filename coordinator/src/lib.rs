@@ -15,5 +15,6 @@ mod acts;
 mod driver;
 mod epoch;
 mod rpc;
+mod serve;
 
-pub use driver::{Ended, Handle, JobProgress, ServeError, Settings, serve};
+pub use serve::{Ended, Handle, JobProgress, ServeError, Settings, serve};

@@ -1,0 +1,164 @@
+//! A coordinator as its process sees it: begun by `serve`, watched and ended through a `Handle`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use gristmill_job::{Compression, Exit};
+use gristmill_proto::v1;
+use gristmill_proto::v1::coordinator_server::CoordinatorServer;
+use gristmill_store::documents::DeadCounts;
+use gristmill_store::{StoreError, fresh_nonce};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::driver::{Message, Run};
+use crate::epoch;
+use crate::prepare::Prepared;
+use crate::recovery::recover;
+use crate::rpc::Service;
+use crate::seal::DeadLimits;
+
+/// What may change from run to run of one job.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How column chunks are compressed.
+    pub compression: Compression,
+    /// Encoded bytes at which a part is committed as a finished prefix.
+    pub part_bytes: u64,
+    /// How often workers are heard of.
+    pub heartbeat: Duration,
+    /// How many rows may be without a vector; counted again, from all footers, before the seal.
+    pub dead_limits: DeadLimits,
+    /// Without a worker, or without progress, for so long, the job ends.
+    pub patience: Duration,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Default)]
+pub struct JobProgress {
+    /// Selected rows.
+    pub rows_total: u64,
+    /// Rows in committed parts, and those under way.
+    pub rows_done: u64,
+    /// Of them, rows that were committed before this run.
+    pub rows_before: u64,
+    /// Parts that this run's workers committed.
+    pub parts: u64,
+    /// Rows without a vector that this run found, by reason.
+    pub dead: DeadCounts,
+    /// Workers at work.
+    pub workers: usize,
+    /// Workers that died so far.
+    pub deaths: u64,
+    /// What all workers of this run have done.
+    pub work: v1::Progress,
+}
+
+/// How a job's run ended.
+#[derive(Debug, Clone)]
+pub enum Ended {
+    /// Every slot is committed: the job can be sealed.
+    Complete,
+    /// It cannot go on.
+    Stopped {
+        /// The exit status.
+        exit: Exit,
+        /// Object, cause, what to do.
+        message: String,
+    },
+}
+
+/// A coordinator that serves.
+pub struct Handle {
+    /// Where it answers.
+    pub address: String,
+    /// How far it is.
+    pub progress: watch::Receiver<JobProgress>,
+    driver: mpsc::Sender<Message>,
+    ended: JoinHandle<Ended>,
+    server: JoinHandle<()>,
+}
+
+impl Handle {
+    /// A process that a worker ran in has ended without a word.
+    pub async fn process_died(&self, pid: u32, how: String) {
+        let _ = self.driver.send(Message::ProcessDied { pid, how }).await;
+    }
+
+    /// Ends the run: workers are told that nothing is left.
+    pub async fn stop(&self, exit: Exit, message: String) {
+        let _ = self.driver.send(Message::Stop { exit, message }).await;
+    }
+
+    /// Waits for the end of the run, which does not depend on any worker's life.
+    pub async fn ended(&mut self) -> Ended {
+        (&mut self.ended).await.unwrap_or_else(|error| Ended::Stopped {
+            exit: Exit::Internal,
+            message: format!("the coordinator failed: {error}"),
+        })
+    }
+
+    /// Stops serving.
+    pub fn close(self) {
+        self.server.abort();
+    }
+}
+
+/// A run that cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The port.
+    #[error("no port to listen on: {0}")]
+    Listen(#[from] std::io::Error),
+    /// Somebody else coordinates this job.
+    #[error("{output} is being embedded by the coordinator at {address}; wait for it, or stop it")]
+    Busy {
+        /// URL of the output.
+        output: String,
+        /// Where the other answers.
+        address: String,
+    },
+}
+
+/// Recovers the job and begins to serve it at `address`.
+pub async fn serve(prepared: &Prepared, address: SocketAddr, settings: Settings) -> Result<Handle, ServeError> {
+    let out = &prepared.out;
+    if let Some(address) = epoch::living(out).await? {
+        return Err(ServeError::Busy { output: out.url().to_owned(), address });
+    }
+    let listener = TcpListener::bind(address).await?;
+    let address = format!("http://{}", listener.local_addr()?);
+    let coordinator = fresh_nonce();
+    let epoch = epoch::begin(out, &address, coordinator).await?;
+    let recovered = recover(out, &prepared.document, &prepared.plan).await?;
+    tracing::info!(address, epoch, open = recovered.open.len(), parts = recovered.parts, "coordinating");
+    let (driver, messages) = mpsc::channel(1024);
+    let welcome = v1::JoinReply {
+        worker: 0,
+        output: out.url().to_owned(),
+        job: prepared.document.job.to_string(),
+        model: prepared.document.model.clone(),
+        heartbeat_ms: settings.heartbeat.as_millis() as u32,
+        compression: settings.compression.to_string(),
+        part_bytes: settings.part_bytes,
+    };
+    let service = Service { driver: driver.clone(), coordinator, welcome };
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .add_service(CoordinatorServer::new(service))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    let server = tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the coordinator no longer listens");
+        }
+    });
+    let (progress, watched) = watch::channel(JobProgress::default());
+    let run = Run::new(prepared, recovered, settings, driver.clone(), progress);
+    let ended = tokio::spawn(run.to_the_end(messages));
+    Ok(Handle { address, progress: watched, driver, ended, server })
+}
