@@ -1,16 +1,17 @@
 //! What the store says of a job that was begun: which slots are committed, which are open, and what strikes stand against
 //! the open ones. A listing tells whole from split; only the footers of split slots are read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
 use gristmill_job::{Plan, Segment, Segments, Slot};
 use gristmill_store::documents::{self, Child, JobDocument, StrikeDocument};
-use gristmill_store::{Location, StoreError, keys, part};
+use gristmill_store::{Location, StoreError, keys};
 
+use crate::committed::{Listing, committed_parts};
 use crate::scheduler::Open;
 
-/// Footers and strikes read at one time.
+/// Strikes read at one time.
 const READS_AT_ONCE: usize = 32;
 
 /// A job as the store has it.
@@ -26,16 +27,18 @@ pub struct Recovered {
 
 /// Reads the state of a job from the store alone.
 pub async fn recover(out: &Location, job: &JobDocument, plan: &Plan) -> Result<Recovered, StoreError> {
-    let committed: BTreeSet<Slot> =
-        out.list("").await?.iter().filter_map(|listed| keys::slot_of_part(job.job, &listed.key)).collect();
-    let children = children(out, job, &committed).await?;
+    let listing = Listing::read(out, job.job).await?;
+    let split = committed_parts(out, job.job, listing.maybe_split());
+    let children: BTreeMap<Slot, Vec<Child>> =
+        split.map(|(slot, part)| Ok::<_, StoreError>((slot, part?.footer.children))).try_collect().await?;
+    let committed = listing.parts;
     let strikes = strikes(out, &committed).await?;
     let mut recovered = Recovered { open: Vec::new(), parts: committed.len(), rows_done: 0 };
     for (index, shard) in (0..).zip(&plan.shards) {
         let mut below = vec![(Slot::root(index), shard.segments.clone())];
         while let Some((slot, segments)) = below.pop() {
             let rows = segments.total_rows();
-            if committed.contains(&slot) {
+            if committed.contains_key(&slot) {
                 let named = children.get(&slot).map_or(&[][..], Vec::as_slice);
                 let left: u64 = named.iter().map(|child| child.segments.total_rows()).sum();
                 recovered.rows_done += rows.saturating_sub(left);
@@ -51,39 +54,16 @@ pub async fn recover(out: &Location, job: &JobDocument, plan: &Plan) -> Result<R
     Ok(recovered)
 }
 
-/// The children that the parts of split slots name. An announcement alone does not count.
-async fn children(
-    out: &Location,
-    job: &JobDocument,
-    committed: &BTreeSet<Slot>,
-) -> Result<BTreeMap<Slot, Vec<Child>>, StoreError> {
-    let announced: BTreeSet<Slot> = out
-        .list(keys::SPLITS)
-        .await?
-        .iter()
-        .filter_map(|listed| keys::slot_of_split(&listed.key))
-        .map(|(slot, _)| slot)
-        .filter(|slot| committed.contains(slot))
-        .collect();
-    let reads = announced.into_iter().map(|slot| async move {
-        let key = keys::part(job.job, &slot);
-        let found = part::read_footer(out, &key, None).await?;
-        let found = found.ok_or_else(|| StoreError::NotFound { object: out.describe(&key) })?;
-        Ok::<_, StoreError>((slot, found.footer.children))
-    });
-    futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect().await
-}
-
 /// How many strikes stand against each open slot, and the narrowest ranges that one of them names.
 async fn strikes(
     out: &Location,
-    committed: &BTreeSet<Slot>,
+    committed: &BTreeMap<Slot, u64>,
 ) -> Result<BTreeMap<Slot, (usize, Vec<Segment>)>, StoreError> {
     let keys: Vec<String> = out
         .list(keys::STRIKES)
         .await?
         .into_iter()
-        .filter(|listed| keys::slot_of_strike(&listed.key).is_some_and(|slot| !committed.contains(&slot)))
+        .filter(|listed| keys::slot_of_strike(&listed.key).is_some_and(|slot| !committed.contains_key(&slot)))
         .map(|listed| listed.key)
         .collect();
     let reads = keys.into_iter().map(|key| async move { documents::read::<StrikeDocument>(out, &key).await });

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
-use arrow_schema::DataType;
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
 use gristmill_job::{DeadReason, Segment};
 use gristmill_store::dead::DeadLetter;
 use gristmill_store::input::{Object, RowsError};
 use gristmill_store::part::Provenance;
+use gristmill_store::schema::texts;
 use rayon::prelude::*;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -187,25 +186,5 @@ impl Reader {
             return Err(refused("the text has no token".into()));
         }
         Ok((tokenized, gristmill_store::text_hash(text)))
-    }
-}
-
-/// The texts of a column of any of the types that count as text.
-fn texts(column: &ArrayRef) -> Vec<Option<&str>> {
-    match column.data_type() {
-        DataType::Utf8 => column.as_string::<i32>().iter().collect(),
-        DataType::LargeUtf8 => column.as_string::<i64>().iter().collect(),
-        DataType::Utf8View => column.as_string_view().iter().collect(),
-        DataType::Dictionary(..) => {
-            let dictionary = column.as_any_dictionary();
-            if dictionary.values().is_empty() {
-                return vec![None; column.len()];
-            }
-            let values = texts(dictionary.values());
-            let keys = dictionary.normalized_keys();
-            let valid = |row: usize| !dictionary.keys().is_null(row);
-            keys.iter().enumerate().map(|(row, &key)| if valid(row) { values[key] } else { None }).collect()
-        }
-        other => unreachable!("{other} is no text column: the plan refuses it"),
     }
 }
