@@ -34,7 +34,8 @@ const CALL_TRIES: u32 = 8;
 /// Works for the coordinator until it has nothing more, or the worker is told to leave.
 pub async fn run(args: WorkArgs, make: MakeEncoder) -> anyhow::Result<Exit> {
     let address = args.coordinator.clone().context("name the coordinator with --coordinator")?;
-    let draining = drain_signal(args.leave_with_stdin)?;
+    let stranger = Arc::new(AtomicBool::new(false));
+    let draining = drain_signal(args.leave_with_stdin.then(|| Arc::clone(&stranger)))?;
     let endpoint = Endpoint::from_shared(address.clone())
         .with_context(|| format!("`{address}` is not the address of a coordinator"))?
         .connect_timeout(Duration::from_secs(5))
@@ -42,7 +43,7 @@ pub async fn run(args: WorkArgs, make: MakeEncoder) -> anyhow::Result<Exit> {
         .http2_keep_alive_interval(Duration::from_secs(10));
     let mut client = CoordinatorClient::new(endpoint.connect_lazy());
     let join = v1::JoinRequest { protocol: PROTOCOL, pid: std::process::id() };
-    let reply = call(|| {
+    let reply = call(&stranger, || {
         let mut client = client.clone();
         async move { client.join(join).await }
     })
@@ -55,7 +56,7 @@ pub async fn run(args: WorkArgs, make: MakeEncoder) -> anyhow::Result<Exit> {
         meter: Arc::clone(&meter),
         attempts: Mutex::default(),
         beating: TurnMutex::new(()),
-        stranger: AtomicBool::new(false),
+        stranger,
     });
     let beat = tokio::spawn(Arc::clone(&hand).beat(Duration::from_millis(u64::from(reply.heartbeat_ms.max(1)))));
     let exit = match prepare(&args, &reply, make, meter, draining).await {
@@ -210,8 +211,8 @@ struct Hand {
     attempts: Mutex<BTreeMap<u64, Arc<AttemptState>>>,
     /// One heartbeat at a time, or an old one could arrive behind an announcement and name other rows.
     beating: TurnMutex<()>,
-    /// The coordinator does not answer or does not know us: finish and leave.
-    stranger: AtomicBool,
+    /// The coordinator is gone, does not answer or does not know us: finish and leave.
+    stranger: Arc<AtomicBool>,
 }
 
 enum Reported {
@@ -258,7 +259,7 @@ impl Hand {
 
     async fn claim(&self) -> Result<Option<Answer>, tonic::Status> {
         let request = v1::ClaimRequest { worker: self.worker, self_tested: true };
-        let reply = call(|| {
+        let reply = call(&self.stranger, || {
             let mut client = self.client.clone();
             async move { client.claim(request).await }
         });
@@ -288,7 +289,7 @@ impl Hand {
             outcome: Some(outcome),
             progress: Some(self.meter.progress()),
         };
-        let told = call(|| {
+        let told = call(&self.stranger, || {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.finish(request).await }
         });
@@ -301,8 +302,8 @@ impl Hand {
     }
 }
 
-/// Calls the coordinator, again where it was not reached.
-async fn call<T, F>(request: impl Fn() -> F) -> Result<T, tonic::Status>
+/// Calls the coordinator, again where it was not reached, unless it is known to be gone.
+async fn call<T, F>(gone: &AtomicBool, request: impl Fn() -> F) -> Result<T, tonic::Status>
 where
     F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 {
@@ -311,7 +312,7 @@ where
         tries += 1;
         match request().await {
             Ok(reply) => return Ok(reply.into_inner()),
-            Err(status) if tries < CALL_TRIES && is_passing(&status) => gristmill_store::backoff(tries).await,
+            Err(status) if tries < CALL_TRIES && is_passing(&status) && !gone.load(Relaxed) => gristmill_store::backoff(tries).await,
             Err(status) => return Err(status),
         }
     }
@@ -322,8 +323,9 @@ fn is_passing(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
 }
 
-/// Becomes true on SIGTERM, SIGINT or, where asked for, when stdin ends. A second signal ends the process at once.
-fn drain_signal(leave_with_stdin: bool) -> anyhow::Result<watch::Receiver<bool>> {
+/// Becomes true on SIGTERM, SIGINT or, where a coordinator holds the other end, when stdin ends: then it is `gone`. A second
+/// signal ends the process at once.
+fn drain_signal(gone: Option<Arc<AtomicBool>>) -> anyhow::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
     let sender = Arc::new(sender);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
@@ -337,11 +339,12 @@ fn drain_signal(leave_with_stdin: bool) -> anyhow::Result<watch::Receiver<bool>>
             }
         });
     }
-    if leave_with_stdin {
+    if let Some(gone) = gone {
         tokio::spawn(async move {
             let mut sink = [0; 64];
             let mut stdin = tokio::io::stdin();
             while matches!(stdin.read(&mut sink).await, Ok(1..)) {}
+            gone.store(true, Relaxed);
             sender.send_replace(true);
         });
     }
