@@ -176,8 +176,9 @@ fn vector_type(component: &Field) -> VectorType {
     }
 }
 
-/// Components are split by byte, which makes random mantissas a seventh smaller under zstd and costs little; a dictionary
-/// or statistics of them would cost much and tell nothing.
+/// Components of float32 are split by byte, which makes random mantissas a seventh smaller under zstd and costs little;
+/// those of float16 are not, since DuckDB reads no split ones. A dictionary or statistics of components would cost much
+/// and tell nothing.
 fn properties(schema: &SchemaRef, compression: Compression) -> WriterProperties {
     let codec = match compression {
         Compression::Zstd => Codec::ZSTD(ZstdLevel::try_new(1).expect("1 is a level")),
@@ -185,10 +186,12 @@ fn properties(schema: &SchemaRef, compression: Compression) -> WriterProperties 
         Compression::Snappy => Codec::SNAPPY,
         Compression::None => Codec::UNCOMPRESSED,
     };
-    let encoding = match compression {
-        Compression::None => Encoding::PLAIN,
-        _ => Encoding::BYTE_STREAM_SPLIT,
-    };
+    let halves = schema.field_with_name(schema::EMBEDDING).is_ok_and(|field| match field.data_type() {
+        arrow_schema::DataType::FixedSizeList(component, _) => vector_type(component) == VectorType::F16,
+        _ => false,
+    });
+    let plain = halves || compression == Compression::None;
+    let encoding = if plain { Encoding::PLAIN } else { Encoding::BYTE_STREAM_SPLIT };
     let part = |name: &str| name.to_owned();
     let components = ColumnPath::new(vec![part(schema::EMBEDDING), part("list"), part(schema::COMPONENT)]);
     let hash = ColumnPath::new(vec![part(schema::TEXT_HASH)]);
