@@ -30,6 +30,14 @@ pub enum TokenizerError {
         /// Why.
         why: String,
     },
+    /// The prompt leaves no room for a text.
+    #[error("the prompt has {prompt} tokens and --max-tokens is {max}: no text would be embedded; raise it or shorten the prompt")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens allowed.
+        max: usize,
+    },
     /// The text has no ids.
     #[error("the tokenizer refuses the text: {0}")]
     Refused(String),
@@ -40,7 +48,7 @@ pub enum TokenizerError {
 pub struct Tokenized {
     /// At most `max_tokens` of them, the prompt's first.
     pub ids: Vec<u32>,
-    /// Bytes of the text (not the prompt) behind the last token used.
+    /// Bytes of the text (not the prompt) behind the last character that is used whole. 0 exactly where all ids are here.
     pub cut_bytes: usize,
 }
 
@@ -69,7 +77,12 @@ impl Tokenizer {
         let mut inner: tokenizers::Tokenizer = serde_json::from_value(json).map_err(|e| malformed(e.to_string()))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
-        Ok(Tokenizer { inner, prompt: spec.prompt.clone(), max_tokens: spec.max_tokens as usize, cuts_are_safe })
+        let refused = |e: tokenizers::Error| TokenizerError::Refused(e.to_string());
+        let (prompt, max) = (inner.encode(&*spec.prompt, false).map_err(refused)?.len(), spec.max_tokens as usize);
+        if prompt >= max {
+            return Err(TokenizerError::PromptTooLong { prompt, max });
+        }
+        Ok(Tokenizer { inner, prompt: spec.prompt.clone(), max_tokens: max, cuts_are_safe })
     }
 
     /// The ids of one text. Only as much of it is tokenized as can be used.
@@ -86,17 +99,22 @@ impl Tokenizer {
                 return Ok(Tokenized { ids: encoding.get_ids().to_vec(), cut_bytes: 0 });
             }
             if encoding.len() >= self.max_tokens {
-                return Ok(self.truncate(&encoding, text.len()));
+                return Ok(self.truncate(&encoding, used, text.len()));
             }
             bytes = bytes.saturating_mul(2);
         }
     }
 
-    /// Keeps the first `max_tokens`. Offsets are bytes of the prompt and text, before normalisation.
-    fn truncate(&self, encoding: &tokenizers::Encoding, text_bytes: usize) -> Tokenized {
-        let ids = encoding.get_ids()[..self.max_tokens].to_vec();
-        let end = encoding.get_offsets()[..self.max_tokens].last().map_or(0, |(_, end)| *end);
-        Tokenized { ids, cut_bytes: text_bytes - end.saturating_sub(self.prompt.len()).min(text_bytes) }
+    /// Keeps the first `max_tokens` of the ids of the prompt and `used`, the beginning of a text of `text_bytes`.
+    ///
+    /// The text is used up to where the next token's begins. Offsets are bytes before normalisation, where a composed
+    /// letter ends with its first character, and every token of a character has the whole of it: so what a token left
+    /// over begins in is not used, and a text with tokens left over always has bytes left over.
+    fn truncate(&self, encoding: &tokenizers::Encoding, used: &str, text_bytes: usize) -> Tokenized {
+        let (ids, offsets) = (encoding.get_ids(), encoding.get_offsets());
+        let end = offsets.get(self.max_tokens).map_or(self.prompt.len() + used.len(), |(start, _)| *start);
+        let cut_bytes = text_bytes - end.saturating_sub(self.prompt.len());
+        Tokenized { ids: ids[..self.max_tokens].to_vec(), cut_bytes }
     }
 }
 
