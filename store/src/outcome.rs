@@ -79,7 +79,8 @@ impl StoreError {
         }
     }
 
-    /// Whether no later request will fare better until a person acts: the disk is full or writing is forbidden.
+    /// Whether no later request will fare better until a person acts: the disk is full, the file too large for it,
+    /// or writing is forbidden.
     pub fn is_refusal(&self) -> bool {
         use object_store::Error as E;
         let (StoreError::DidNotHappen { source, .. } | StoreError::MayHaveHappened { source, .. }) = self else {
@@ -88,7 +89,10 @@ impl StoreError {
         matches!(source, E::PermissionDenied { .. } | E::Unauthenticated { .. })
             || self.io_kind().is_some_and(|kind| {
                 use std::io::ErrorKind as K;
-                matches!(kind, K::StorageFull | K::QuotaExceeded | K::PermissionDenied | K::ReadOnlyFilesystem)
+                matches!(
+                    kind,
+                    K::StorageFull | K::QuotaExceeded | K::FileTooLarge | K::PermissionDenied | K::ReadOnlyFilesystem
+                )
             })
     }
 
