@@ -190,7 +190,7 @@ impl Embed {
         let mut command = Command::new(program("gristmill"));
         command.arg("embed").arg(corpus).arg("--output").arg(output);
         command.env_remove("RUST_LOG").env("GRISTMILL_MODEL", tiny_model());
-        Embed(command).args(["--threads", "1"])
+        Embed(command)
     }
 
     /// With the stand-in for a model.
