@@ -15,7 +15,6 @@ pub(crate) struct Fault {
 
 impl Fault {
     /// A fault that is told in one message: object, cause, what to do.
-    #[expect(clippy::new_ret_no_self, reason = "a fault is only ever thrown")]
     pub(crate) fn told(exit: Exit, message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> anyhow::Error {
         Fault::of(exit, anyhow::Error::msg(message))
     }

@@ -124,7 +124,7 @@ impl Run {
         }
     }
 
-    pub(crate) async fn to_the_end(mut self, mut messages: mpsc::Receiver<Message>) -> Ended {
+    pub(crate) async fn finish_job(mut self, mut messages: mpsc::Receiver<Message>) -> Ended {
         loop {
             self.act().await;
             self.publish();

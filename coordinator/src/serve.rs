@@ -159,6 +159,6 @@ pub async fn serve(prepared: &Prepared, address: SocketAddr, settings: Settings)
     });
     let (progress, watched) = watch::channel(JobProgress::default());
     let run = Run::new(prepared, recovered, settings, driver.clone(), progress);
-    let ended = tokio::spawn(run.to_the_end(messages));
+    let ended = tokio::spawn(run.finish_job(messages));
     Ok(Handle { address, progress: watched, driver, ended, server })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gristmill_job::{DeadReason, Failure, Segment, Slot};
 
 /// The generated messages, client and server.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::clone_on_ref_ptr)]
 pub mod v1 {
     tonic::include_proto!("gristmill.v1");
 }

@@ -91,9 +91,9 @@ impl Ran {
     /// The event of that name in the JSON lines.
     #[track_caller]
     pub fn event(&self, name: &str) -> serde_json::Value {
-        let events =
+        let mut events =
             self.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON lines"));
-        events.filter(|event| event["event"] == name).last().unwrap_or_else(|| panic!("no `{name}`:\n{}", self.stdout))
+        events.rfind(|event| event["event"] == name).unwrap_or_else(|| panic!("no `{name}`:\n{}", self.stdout))
     }
 }
 

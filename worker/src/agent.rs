@@ -312,7 +312,9 @@ where
         tries += 1;
         match request().await {
             Ok(reply) => return Ok(reply.into_inner()),
-            Err(status) if tries < CALL_TRIES && is_passing(&status) && !gone.load(Relaxed) => gristmill_store::backoff(tries).await,
+            Err(status) if tries < CALL_TRIES && is_passing(&status) && !gone.load(Relaxed) => {
+                gristmill_store::backoff(tries).await
+            }
             Err(status) => return Err(status),
         }
     }

@@ -47,7 +47,7 @@ pub fn query(args: &QueryArgs, make: MakeEncoder, input: impl BufRead, mut outpu
     };
     let mut encoder = make(&EncoderSpec {
         config: checkpoint.config.clone(),
-        weights: checkpoint.weights.clone(),
+        weights: checkpoint.weights,
         vectors,
         device: args.device,
         threads: args.threads.unwrap_or(cores),

@@ -74,6 +74,9 @@ pub(crate) fn start(source: Source) -> mpsc::Receiver<Result<Chunk, RowsError>> 
     receiver
 }
 
+/// Why a text has no ids, and what more there is to say.
+type Dead = (DeadReason, Option<String>);
+
 fn kib(bytes: usize) -> u32 {
     (bytes >> 10).clamp(1, u32::MAX as usize) as u32
 }
@@ -132,7 +135,7 @@ impl Reader {
     fn chunk(&self, object: &Object, segment: Segment, rows: &RecordBatch, held: OwnedSemaphorePermit) -> Chunk {
         let text_of = rows.column_by_name(&self.source.text_column).expect("the column was projected");
         let texts = texts(text_of);
-        let tokenized: Vec<Result<(Tokenized, [u8; 16]), (DeadReason, Option<String>)>> =
+        let tokenized: Vec<Result<(Tokenized, [u8; 16]), Dead>> =
             texts.into_par_iter().map(|text| self.tokenize(text)).collect();
         let live: BooleanArray = tokenized.iter().map(|row| Some(row.is_ok())).collect();
         let (object_url, version): (Arc<str>, Arc<str>) =
@@ -175,7 +178,7 @@ impl Reader {
         chunk
     }
 
-    fn tokenize(&self, text: Option<&str>) -> Result<(Tokenized, [u8; 16]), (DeadReason, Option<String>)> {
+    fn tokenize(&self, text: Option<&str>) -> Result<(Tokenized, [u8; 16]), Dead> {
         let text = text.ok_or((DeadReason::NullText, None))?;
         if text.is_empty() {
             return Err((DeadReason::EmptyText, None));

@@ -31,7 +31,9 @@ pub enum TokenizerError {
         why: String,
     },
     /// The prompt leaves no room for a text.
-    #[error("the prompt has {prompt} tokens and --max-tokens is {max}: no text would be embedded; raise it or shorten the prompt")]
+    #[error(
+        "the prompt has {prompt} tokens and --max-tokens is {max}: no text would be embedded; raise it or shorten the prompt"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         prompt: usize,
