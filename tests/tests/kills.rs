@@ -2,7 +2,7 @@
 //! one job has lived through all of it. It must be sealed with each row once, no part may ever change, and no more may be
 //! computed twice than what was in hand.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::fs;
