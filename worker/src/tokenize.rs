@@ -68,15 +68,17 @@ impl Tokenizer {
     pub fn open(path: &Path, spec: &TextSpec) -> Result<Self, TokenizerError> {
         let name = || path.display().to_string();
         let malformed = |why: String| TokenizerError::Malformed { path: name(), why };
-        let bytes = std::fs::read(path).map_err(|source| TokenizerError::Read { path: name(), source })?;
-        let mut json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+        let text = std::fs::read_to_string(path).map_err(|source| TokenizerError::Read { path: name(), source })?;
+        // Text in between: generic readers would be compiled here, and take most of a worker's start where not optimised.
+        let mut json: serde_json::Value = text.parse().map_err(|e: serde_json::Error| malformed(e.to_string()))?;
         let added = json["added_tokens"].as_array().cloned().unwrap_or_default();
         if spec.special_tokens == SpecialTokens::Text {
             // The library knows how to ignore those that are marked special, but not the others.
             json["added_tokens"] = serde_json::Value::Array(Vec::new());
         }
         let cuts_are_safe = has_safe_cuts(&json, &added);
-        let mut inner: tokenizers::Tokenizer = serde_json::from_value(json).map_err(|e| malformed(e.to_string()))?;
+        let read = json.to_string().parse();
+        let mut inner: tokenizers::Tokenizer = read.map_err(|e: tokenizers::Error| malformed(e.to_string()))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
         let refused = |e: tokenizers::Error| TokenizerError::Refused(e.to_string());
