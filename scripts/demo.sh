@@ -42,7 +42,7 @@ step "model new: a small random model with the real tokenizer"
 "$bin/gristmill" model new --shape tiny --tokenizer assets/qwen2.5-tokenizer/tokenizer.json.gz --seed 1 --output .demo/model
 
 step "embed"
-"$bin/gristmill" embed .demo/corpus.parquet --model .demo/model --output .demo/vectors
+"$bin/gristmill" embed .demo/corpus.parquet --model .demo/model --output .demo/vectors --max-tokens 256
 
 step "verify: every row of the corpus stands in the output exactly once"
 "$bin/gristmill" verify .demo/vectors --input

@@ -141,8 +141,21 @@ fn fragment() -> impl Strategy<Value = String> {
     ]
 }
 
+/// What has long tokens: with these the ids near where the text is cut first are ids that are used.
+fn long_token() -> impl Strategy<Value = String> {
+    let words = &["=", "-", "*", "/", "#", "_", " ", "\n", "\t", "\r\n", "\n\n", " \n"][..];
+    prop_oneof![
+        3 => (prop::sample::select(words), 1..33usize).prop_map(|(unit, count)| unit.repeat(count)),
+        3 => prop::sample::select(&[" configuration", "internationalization", " Authorization", " responsibilities", " administration"][..])
+            .prop_map(str::to_owned),
+        1 => Just("<|object_ref_start|>".to_owned()),
+    ]
+}
+
 fn text() -> impl Strategy<Value = String> {
-    prop::collection::vec(fragment(), 1..220).prop_map(|parts| parts.concat())
+    let short = prop::collection::vec(fragment(), 1..220);
+    let long = prop::collection::vec(prop_oneof![5 => long_token(), 1 => fragment()], 1..60);
+    prop_oneof![short, long].prop_map(|parts| parts.concat())
 }
 
 proptest! {
