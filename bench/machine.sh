@@ -50,9 +50,10 @@ while child.poll() is None:
         try:
             fields = status(pid)
             kib = lambda key: int(fields.get(key, "0 kB").split()[0])
-            name, _, anonymous = found.get(pid, ("", 0, 0))
+            _, _, anonymous = found.get(pid, ("", 0, 0))
             if kib("VmHWM"):
-                found[pid] = (fields["Name"].strip(), kib("VmHWM"), max(anonymous, kib("RssAnon")))
+                name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+                found[pid] = (name, kib("VmHWM"), max(anonymous, kib("RssAnon")))
         except (OSError, KeyError, ValueError):
             continue
     time.sleep(0.05)
