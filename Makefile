@@ -8,6 +8,9 @@ SHELL := bash
 export GRISTMILL_CACHE ?= $(HOME)/.cache/gristmill
 export CARGO_TARGET_DIR ?= $(GRISTMILL_CACHE)/target
 PREFIX ?= $(HOME)/.local
+# By its place in the cache, not by the clone's link to it: another clone would compile torch-sys again.
+LIBTORCH_LOCK := $(shell sha256sum scripts/libtorch.lock | cut -c1-16)
+CARGO := $(if $(LIBTORCH),,LIBTORCH=$(GRISTMILL_CACHE)/libtorch/$(LIBTORCH_LOCK)/torch) cargo
 DEBUG := $(CARGO_TARGET_DIR)/debug
 RELEASE := $(CARGO_TARGET_DIR)/release
 DENY_VERSION := 0.20.2
@@ -28,19 +31,19 @@ libtorch:
 	@scripts/libtorch.sh
 
 release: libtorch
-	cargo build --release --locked --workspace --bins
+	$(CARGO) build --release --locked --workspace --bins
 
 demo: release
 	scripts/demo.sh $(RELEASE)
 
 test: lint
-	cargo build --locked --workspace --bins
-	cargo test --locked --workspace
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace
 	scripts/readers.sh $(DEBUG)
 
 lint: libtorch $(DENY)
-	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(DENY) check bans licenses sources
 
 # Optimised code would cost minutes and save seconds.
@@ -51,7 +54,8 @@ $(DENY):
 	rm -rf $(GRISTMILL_CACHE)/cargo-deny-build
 
 parity: libtorch
-	scripts/parity.sh
+	$(CARGO) build --locked --workspace --bins
+	scripts/parity.sh $(DEBUG)
 
 bench: release
 	scripts/bench.sh $(RELEASE)

@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # Compares the product's vectors with the PyTorch reference of tests/reference, in an environment of its own that is kept
-# under the cache by the hash of its requirements. Arguments go to tests/reference/parity.py (--count, --seed, --threads).
+# under the cache by the hash of its requirements. Arguments: the folder of the binaries, then options for tests/reference/parity.py
+# (--count, --seed, --threads), or `golden` to write tests/data/golden anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 die() { printf 'parity: %s\n' "$1" >&2; exit 1; }
+bin=${1:-}
+for program in gristmill gristmill-worker; do
+  [ -x "$bin/$program" ] || die "usage: scripts/parity.sh BIN [golden | OPTIONS], BIN holding gristmill and gristmill-worker: target/debug"
+done
+shift
 python3 -c 'import venv, ensurepip' 2>/dev/null || die "Python's venv is missing; install it with: apt-get install -y python3-venv"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed, this is $(python3 --version)"
 
@@ -18,15 +24,12 @@ if [ ! -f "$home/complete" ]; then
   touch "$home/complete"
 fi
 
-bin="${CARGO_TARGET_DIR:-target}/debug"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 gzip -dc assets/qwen2.5-tokenizer/tokenizer.json.gz > "$work/tokenizer.json"
 if [ "${1:-}" = golden ]; then
-  cargo build -q -p gristmill
   "$home/bin/python" tests/reference/golden.py --gristmill "$bin/gristmill" --tokenizer "$work/tokenizer.json"
   exit
 fi
-cargo build -q -p gristmill -p gristmill-worker
 "$home/bin/python" tests/reference/parity.py --gristmill "$bin/gristmill" --worker "$bin/gristmill-worker" \
   --tokenizer "$work/tokenizer.json" --texts "${CARGO_HOME:-$HOME/.cargo}/registry/src" "$@"
