@@ -129,6 +129,8 @@ enum AttemptError {
         "{bad} of {rows} vectors are not finite or have no length, in float32 too: the device or the weights are broken"
     )]
     BadVectors { bad: usize, rows: u64 },
+    #[error("{object}: the decoder gave up at row {row} or behind it; the file is damaged")]
+    Unread { object: String, row: u64 },
     #[error("the grant is not readable: {0}")]
     Grant(#[from] gristmill_proto::BadMessage),
 }
@@ -141,7 +143,9 @@ impl AttemptError {
                 let Failure { blame, fatal, .. } = input_failure(error);
                 (blame, fatal)
             }
-            AttemptError::Rows(RowsError::Decode { .. }) => (Blame::Input, Some(Fatal::InputUnreadable)),
+            AttemptError::Rows(RowsError::Decode { .. }) | AttemptError::Unread { .. } => {
+                (Blame::Input, Some(Fatal::InputUnreadable))
+            }
             AttemptError::Schema(_) => (Blame::Input, Some(Fatal::InputChanged)),
             AttemptError::Encode(EncodeError::Input(_)) => (Blame::Input, None),
             AttemptError::Commit(CommitError::Store(error)) => {
@@ -262,6 +266,11 @@ impl ShardInWork<'_> {
                 encoded = next_answer(&mut ahead), if !ahead.is_empty() => self.take_next(&mut ahead, encoded?)?,
                 chunk = chunks.recv(), if more => {
                     let Some(chunk) = chunk.transpose()? else {
+                        // The reader always comes to the end or says why not, unless the decoder panicked under it.
+                        if let Some((object, row)) = self.segments.locate(position) {
+                            let object = self.context.job.plan.objects[object as usize].object.clone();
+                            return Err(AttemptError::Unread { object, row });
+                        }
                         more = false;
                         continue;
                     };
