@@ -226,12 +226,6 @@ impl Embed {
         self
     }
 
-    /// As another user.
-    pub fn as_user(mut self, user: u32) -> Self {
-        self.0.uid(user).gid(user);
-        self
-    }
-
     /// Starts it.
     pub fn start(mut self) -> Running {
         Running::start(&mut self.0)

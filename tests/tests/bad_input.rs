@@ -14,6 +14,8 @@ use gristmill_tests::corpus::{texts, write_columns, write_texts};
 use gristmill_tests::output::{self, check_stand_in, is_sealed, parts};
 use gristmill_tests::programs::{Embed, Ran, make_model, verify_is_clean};
 use gristmill_tests::stand_in::{DELAY_MS, LEDGER};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 struct Place(TempDir);
@@ -151,6 +153,31 @@ fn a_damaged_page_header_is_named_and_nothing_is_sealed() {
     bytes[texts_start - 60..texts_start].fill(0xFF);
     fs::write(&corpus, &bytes).unwrap();
     place.refuses(&corpus, Exit::Input, &["c.parquet", "cannot be decoded"]);
+}
+
+#[test]
+fn bytes_turned_over_in_page_headers_end_the_run_or_change_nothing() {
+    let texts = texts(9, 100);
+    for seed in 0..8 {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let place = Place::new();
+        let corpus = place.path("c.parquet");
+        write_texts(&corpus, &texts);
+        let mut bytes = fs::read(&corpus).unwrap();
+        let first = bytes.windows(texts[0].len()).position(|window| window == texts[0].as_bytes()).unwrap();
+        for _ in 0..3 {
+            let place = random.next_u32() as usize % 40;
+            let at = if random.next_u32() % 2 == 0 { 4 + place } else { first - 1 - place };
+            bytes[at] ^= 1 + (random.next_u32() % 255) as u8;
+        }
+        fs::write(&corpus, &bytes).unwrap();
+        let ran = place.embed(&corpus).run();
+        println!("seed {seed}: exit {}, {}", ran.code, ran.stderr.lines().last().unwrap_or_default());
+        assert_eq!(is_sealed(&place.out()), ran.code == 0);
+        if ran.code != 0 {
+            ran.expect_message(Exit::Input, &["c.parquet"]);
+        }
+    }
 }
 
 #[test]
