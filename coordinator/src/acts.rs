@@ -86,7 +86,7 @@ impl JobStore {
                 version: self.objects[object as usize].version.clone(),
                 row,
                 reason: DeadReason::Poison,
-                detail: Some("its worker ended whenever it held this row alone".to_owned()),
+                detail: Some("every attempt at this row alone failed or ended its worker".to_owned()),
             })
             .collect();
         self.put(footer, &letters).await
