@@ -204,7 +204,6 @@ async fn work(
     };
     let total = segments.total_rows();
     let mut shard = ShardInWork { context, state, segments, part, dead: Vec::new(), done: 0, tokens: 0, bad: 0 };
-    let start = Instant::now();
     let in_care = source.care.is_some();
     // In care nothing is touched before its turn, or a death would be blamed on two shards.
     let (turn, chunks) = if in_care {
@@ -214,6 +213,7 @@ async fn work(
         let chunks = read::start(source);
         (context.turn.lock().await, chunks)
     };
+    let start = Instant::now();
     shard.encode(chunks).await?;
     drop(turn);
     state.encoded.store(true, Relaxed);
