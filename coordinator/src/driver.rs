@@ -9,68 +9,13 @@ use gristmill_job::{Blame, DeadReason, Exit, FORMAT, Failure, Segments, Slot};
 use gristmill_proto::v1;
 use gristmill_store::documents::{DeadCounts, StrikeDocument};
 use gristmill_store::{documents, fresh_nonce, keys};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::acts;
+use crate::messages::{Ended, JobProgress, Message, Settings};
 use crate::prepare::Prepared;
 use crate::recovery::Recovered;
-use crate::scheduler::{Claim, Effect, Finish, Held, Limits, LookUp, Lost, Scheduler, WorkerId};
-use crate::serve::{Ended, JobProgress, Settings};
-
-/// What the driver is told.
-pub(crate) enum Message {
-    Join {
-        pid: u32,
-        reply: oneshot::Sender<WorkerId>,
-    },
-    Claim {
-        worker: WorkerId,
-        self_tested: bool,
-        reply: oneshot::Sender<Claim>,
-    },
-    Heartbeat {
-        worker: WorkerId,
-        held: Vec<Held>,
-        progress: v1::Progress,
-        /// Attempts to drop; none for a worker that nobody knows.
-        reply: oneshot::Sender<Option<Vec<u64>>>,
-    },
-    Finish {
-        worker: WorkerId,
-        slot: Slot,
-        attempt: u64,
-        finish: Finish,
-        /// Rows that the part has no vector for.
-        dead: DeadCounts,
-        progress: v1::Progress,
-        reply: oneshot::Sender<()>,
-    },
-    Leave {
-        worker: WorkerId,
-        progress: v1::Progress,
-        failure: Option<Failure>,
-        reply: oneshot::Sender<()>,
-    },
-    ProcessDied {
-        pid: u32,
-        how: String,
-    },
-    Found {
-        slot: Slot,
-        found: Result<LookUp, acts::ActError>,
-    },
-    /// A split commit was read back.
-    ReadBack {
-        worker: WorkerId,
-        slot: Slot,
-        attempt: u64,
-        finish: Finish,
-    },
-    Stop {
-        exit: Exit,
-        message: String,
-    },
-}
+use crate::scheduler::{Effect, Finish, Limits, LookUp, Lost, Scheduler, WorkerId};
 
 struct WorkerRecord {
     pid: u32,

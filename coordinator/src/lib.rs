@@ -14,7 +14,9 @@ pub mod verify;
 mod acts;
 mod driver;
 mod epoch;
+mod messages;
 mod rpc;
 mod serve;
 
-pub use serve::{Ended, Handle, JobProgress, ServeError, Settings, serve};
+pub use messages::{Ended, JobProgress, Settings};
+pub use serve::{Handle, ServeError, serve};

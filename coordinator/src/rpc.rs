@@ -10,7 +10,7 @@ use gristmill_store::documents::DeadCounts;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
-use crate::driver::Message;
+use crate::messages::Message;
 use crate::scheduler::{Caution, Claim, Finish, Held, WorkerId};
 
 /// How soon a worker without work asks again.

@@ -3,72 +3,21 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use gristmill_job::{Compression, Exit};
+use gristmill_job::Exit;
 use gristmill_proto::v1;
 use gristmill_proto::v1::coordinator_server::CoordinatorServer;
-use gristmill_store::documents::DeadCounts;
 use gristmill_store::{StoreError, fresh_nonce};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::driver::{Message, Run};
+use crate::driver::Run;
 use crate::epoch;
+use crate::messages::{Ended, JobProgress, Message, Settings};
 use crate::prepare::Prepared;
 use crate::recovery::recover;
 use crate::rpc::Service;
-use crate::seal::DeadLimits;
-
-/// What may change from run to run of one job.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// How column chunks are compressed.
-    pub compression: Compression,
-    /// Encoded bytes at which a part is committed as a finished prefix.
-    pub part_bytes: u64,
-    /// How often workers are heard of.
-    pub heartbeat: Duration,
-    /// How many rows may be without a vector; counted again, from all footers, before the seal.
-    pub dead_limits: DeadLimits,
-    /// Without a worker, or without progress, for so long, the job ends.
-    pub patience: Duration,
-}
-
-/// How far a job is.
-#[derive(Debug, Clone, Default)]
-pub struct JobProgress {
-    /// Selected rows.
-    pub rows_total: u64,
-    /// Rows in committed parts, and those under way.
-    pub rows_done: u64,
-    /// Of them, rows that were committed before this run.
-    pub rows_before: u64,
-    /// Parts that this run's workers committed.
-    pub parts: u64,
-    /// Rows without a vector that this run found, by reason.
-    pub dead: DeadCounts,
-    /// Workers at work.
-    pub workers: usize,
-    /// Workers that died so far.
-    pub deaths: u64,
-    /// What all workers of this run have done.
-    pub work: v1::Progress,
-}
-
-/// How a job's run ended.
-#[derive(Debug, Clone)]
-pub enum Ended {
-    /// Every slot is committed: the job can be sealed.
-    Complete,
-    /// It cannot go on.
-    Stopped {
-        /// The exit status.
-        exit: Exit,
-        /// Object, cause, what to do.
-        message: String,
-    },
-}
 
 /// A coordinator that serves.
 pub struct Handle {
