@@ -31,7 +31,8 @@ pub(crate) struct CorpusArgs {
 
 impl CorpusArgs {
     pub(crate) fn corpus(&self) -> Corpus {
-        let split = |names: &String| names.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect();
+        let split =
+            |names: &String| names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
         Corpus {
             patterns: self.corpus.clone(),
             text_column: self.text_column.clone(),

@@ -14,8 +14,8 @@ use gristmill_coordinator::prepare::{ModelInfo, PrepareError, Prepared, Request,
 use gristmill_coordinator::seal::{DeadLimits, seal};
 use gristmill_coordinator::{Ended, Handle, ServeError, Settings, serve};
 use gristmill_job::{Compression, Compute, Device, Exit, Residual, SpecialTokens, VectorType};
-use gristmill_store::Location;
 use gristmill_store::checkpoint::Checkpoint;
+use gristmill_store::{Location, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::corpus::CorpusArgs;
@@ -66,13 +66,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     budget_tokens: u32,
     /// Share of rows that may lack a text before the job is not sealed
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     max_missing_text: f64,
     /// Share of rows that may be dead for any other reason; ten rows always may
-    #[arg(long, value_name = "SHARE", default_value_t = 0.001)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.001, value_parser = share)]
     max_dead: f64,
     /// Minutes without a worker or without progress after which the run ends
-    #[arg(long, value_name = "MINUTES", default_value_t = 30)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     patience: u64,
     /// Print events as JSON lines: start, progress, summary
     #[arg(long)]
@@ -86,6 +86,12 @@ pub(crate) struct Args {
     /// The worker's program; by default `gristmill-worker` beside this one, or on the PATH
     #[arg(long, value_name = "FILE", env = "GRISTMILL_WORKER", hide = true)]
     worker: Option<PathBuf>,
+}
+
+/// A share from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is a number from 0 to 1".to_owned())
 }
 
 /// How long workers may take to finish what they hold once the run has ended.
@@ -106,15 +112,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Exit> {
 async fn embed(args: &Args, worker: PathBuf) -> anyhow::Result<Exit> {
     let signals = Signals::listen()?;
     let request = request(args)?;
-    let out = Location::open(&args.output).or_fault(Exit::Usage)?;
+    let out = output(args)?;
     let prepared = prepare(&out, &request).await.map_err(|error| Fault::of(exit_of(&error), error))?;
     let mut report = Report::new(args.json);
     report.start(&prepared);
-    if let Some(manifest) = &prepared.sealed {
-        report.already_sealed(&prepared, manifest);
+    let limits = DeadLimits { missing_text_share: args.max_missing_text, other_share: args.max_dead, other_rows: 10 };
+    if prepared.sealed.is_some() {
+        // Sealing again changes nothing, and finds out whether everything still stands.
+        let sealed = seal(&out, &prepared.document, &prepared.plan, &limits).await;
+        let manifest = sealed.map_err(|error| {
+            let message = format!("{} was sealed and is damaged: {error}; see `gristmill verify`", out.url());
+            Fault::told(Exit::Damaged, message)
+        })?;
+        report.already_sealed(&prepared, &manifest);
         return Ok(Exit::Done);
     }
-    let limits = DeadLimits { missing_text_share: args.max_missing_text, other_share: args.max_dead, other_rows: 10 };
     let settings = Settings {
         dead_limits: limits,
         compression: args.compression,
@@ -128,7 +140,9 @@ async fn embed(args: &Args, worker: PathBuf) -> anyhow::Result<Exit> {
         Fault::of(exit, error)
     })?;
     let mut crew = Crew::new(worker, worker_options(args, &handle.address), 1);
-    crew.fill()?;
+    if handle.open > 0 {
+        crew.fill()?;
+    }
     let ended = watch(&mut handle, &mut crew, &mut report, signals).await?;
     crew.disband(matches!(ended, Ended::Complete), GRACE).await;
     report.finish_bar();
@@ -186,6 +200,20 @@ async fn watch(
     }
 }
 
+/// The output: a folder of its own, or nothing yet.
+fn output(args: &Args) -> anyhow::Result<Location> {
+    let out = Location::open(&args.output).or_fault(Exit::Usage)?;
+    let folder = out.local_folder();
+    let refuse = |why: &str| Err(Fault::told(Exit::Usage, format!("--output {}: {why}", args.output)));
+    if folder.as_ref().is_some_and(|folder| folder.is_file()) {
+        return refuse("it is a file; name a folder");
+    }
+    if folder.is_some_and(|folder| args.model.canonicalize().is_ok_and(|model| model == folder)) {
+        return refuse("it is the model's folder; an output needs one of its own");
+    }
+    Ok(out)
+}
+
 fn request(args: &Args) -> anyhow::Result<Request> {
     let checkpoint = Checkpoint::open(&args.model).or_fault(Exit::Input)?;
     for key in &checkpoint.unknown {
@@ -238,15 +266,16 @@ fn exit_of(error: &PrepareError) -> Exit {
     match error {
         PrepareError::Plan(_) | PrepareError::InputChanged { .. } => Exit::Input,
         PrepareError::SpecDiffers { .. } => Exit::SpecDiffers,
-        PrepareError::Foreign(_) => Exit::NeedsAttention,
+        PrepareError::Foreign(_) | PrepareError::Store(StoreError::Malformed { .. }) => Exit::NeedsAttention,
         PrepareError::Probe(_) | PrepareError::Store(_) | PrepareError::Sweep { .. } => Exit::NoProgress,
     }
 }
 
-/// SIGINT and SIGTERM: the first ends the run in order, the second at once.
+/// SIGINT, SIGTERM and SIGHUP: the first ends the run in order, the second at once.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
     heard: bool,
 }
 
@@ -255,6 +284,7 @@ impl Signals {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
             heard: false,
         })
     }
@@ -263,6 +293,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
         if self.heard {
             std::process::exit(Exit::Interrupted as i32);

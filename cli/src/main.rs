@@ -7,14 +7,17 @@ mod fault;
 mod model;
 mod pack;
 mod plan;
+mod speak;
 mod verify;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use fault::Fault;
+use speak::tell;
 
 /// Embeds Parquet corpora of source code with C2LLM.
 #[derive(Debug, Parser)]
@@ -39,7 +42,12 @@ Exit codes: 0 done; 1 internal; 2 usage; 3 input; 4 the output holds another job
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .log_internal_errors(false)
+        .with_writer(std::io::stderr)
+        .init();
     let done = match Cli::parse().command {
         Command::Embed(args) => embed::run(&args),
         Command::Plan(args) => plan::run(&args),
@@ -48,7 +56,7 @@ fn main() -> ExitCode {
         Command::Model(args) => model::run(args),
     };
     let exit = done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        tell!("error: {error:#}");
         Fault::exit_of(&error)
     });
     ExitCode::from(exit as u8)

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::corpus::CorpusArgs;
 use crate::fault::OrFault;
+use crate::speak::say;
 
 /// Shard size for a device that is not known: two minutes of one H200 at the 0.5B shape.
 const SHARD_TOKENS: u64 = 7_200_000;
@@ -60,18 +61,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-#[allow(clippy::print_stdout)]
 fn print(summary: &Summary, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string(summary)?);
+        say!("{}", serde_json::to_string(summary)?);
         return Ok(());
     }
-    println!("files             {}", summary.files);
-    println!("rows              {}", summary.rows);
-    println!("bytes             {}", summary.bytes);
-    println!("estimated tokens  {}", summary.estimated_tokens);
-    println!("shards            {}", summary.shards);
-    println!("text column       {}", summary.text_column);
-    println!("carried columns   {}", summary.columns.join(", "));
+    say!("files             {}", summary.files);
+    say!("rows              {}", summary.rows);
+    say!("bytes stored      {}", summary.bytes);
+    say!("estimated tokens  {}", summary.estimated_tokens);
+    say!("shards            {}", summary.shards);
+    say!("text column       {}", summary.text_column);
+    say!("carried columns   {}", summary.columns.join(", "));
     Ok(())
 }

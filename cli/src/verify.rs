@@ -12,6 +12,7 @@ use gristmill_store::Location;
 use serde_json::json;
 
 use crate::fault::{Fault, OrFault};
+use crate::speak::say;
 use recompute::{Recomputed, Recomputer};
 
 /// Open slots that are named; more are counted.
@@ -71,7 +72,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(report.exit())
 }
 
-#[expect(clippy::print_stdout, reason = "the result")]
 fn print_json(report: &Report, recomputed: Option<&Recomputed>) {
     let mut summary = serde_json::to_value(report).expect("a report is plain data");
     let open: Vec<String> = report.open.iter().map(ToString::to_string).collect();
@@ -80,52 +80,48 @@ fn print_json(report: &Report, recomputed: Option<&Recomputed>) {
     summary["job"] = json!(report.job.as_ref().map(|job| job.job));
     summary["open"] = json!(open);
     summary["recomputed"] = json!(recomputed);
-    println!("{summary}");
+    say!("{summary}");
 }
 
-#[expect(clippy::print_stdout, reason = "the result")]
 fn print_text(report: &Report, recomputed: Option<&Recomputed>) {
     let verdict = match report.exit() {
         Exit::Done => "verified",
         Exit::Damaged => "DAMAGED",
         _ => "not sealed",
     };
-    println!("{verdict:<13} {}", report.out);
+    say!("{verdict:<13} {}", report.out);
     if let Some(job) = &report.job {
-        println!("job           {} ({})", job.job.short(), job.model);
+        say!("job           {} ({})", job.job.short(), job.model);
     }
     let dead: u64 = report.dead.values().sum();
     let reasons: Vec<String> = report.dead.iter().map(|(reason, rows)| format!("{} {rows}", reason.name())).collect();
     let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-    println!(
-        "rows          {} of {}: {} vectors, {dead} dead{reasons}",
-        report.rows, report.rows_planned, report.vectors
-    );
-    println!("parts         {}, {:.1} MiB", report.parts, report.bytes as f64 / f64::from(1 << 20));
+    say!("rows          {} of {}: {} vectors, {dead} dead{reasons}", report.rows, report.rows_planned, report.vectors);
+    say!("parts         {}, {:.1} MiB", report.parts, report.bytes as f64 / f64::from(1 << 20));
     if report.compared > 0 {
-        println!("compared      {} rows with the input", report.compared);
+        say!("compared      {} rows with the input", report.compared);
     }
     if let Some(Recomputed { rows, cosine_min, .. }) = recomputed {
         let lowest = cosine_min.map(|cosine| format!(", lowest cosine {cosine:.6}")).unwrap_or_default();
-        println!("recomputed    {rows} rows{lowest}");
+        say!("recomputed    {rows} rows{lowest}");
     }
     if report.leftovers > 0 {
-        println!("leftovers     {} harmless objects of attempts that lost", report.leftovers);
+        say!("leftovers     {} harmless objects of attempts that lost", report.leftovers);
     }
     for gap in report.open.iter().take(OPEN_NAMED_MAX) {
-        println!("open          {gap}");
+        say!("open          {gap}");
     }
     if report.open.len() > OPEN_NAMED_MAX {
-        println!("open          and {} more slots", report.open.len() - OPEN_NAMED_MAX);
+        say!("open          and {} more slots", report.open.len() - OPEN_NAMED_MAX);
     }
     for damage in &report.damages {
-        println!("damage        {damage}");
+        say!("damage        {damage}");
     }
     let unnamed = report.damages_found - report.damages.len() as u64;
     if unnamed > 0 {
-        println!("damage        and {unnamed} more");
+        say!("damage        and {unnamed} more");
     }
     if report.damages.iter().any(|damage| damage.kind == DamageKind::Vector) {
-        println!("              vectors differ from what this model computes now");
+        say!("              vectors differ from what this model computes now");
     }
 }

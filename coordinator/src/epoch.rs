@@ -12,12 +12,19 @@ use tonic::transport::Endpoint;
 /// How long a predecessor may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// The address of the latest coordinator of this output, if it still answers there.
-pub(crate) async fn living(out: &Location) -> Result<Option<String>, StoreError> {
-    let Some(last) = last(out).await? else { return Ok(None) };
-    let Some(document) = documents::read::<EpochDocument>(out, &keys::epoch(last)).await? else { return Ok(None) };
-    let answers = who(&document.address).await.is_some_and(|name| name == document.coordinator.to_string());
-    Ok(answers.then_some(document.address))
+/// How many epochs back a living predecessor is looked for.
+const EPOCHS_BACK: u64 = 16;
+
+/// The address of a coordinator of an epoch before `number` that still answers. Of two that begin together the one with
+/// the lower number goes on: each answers before it writes its document.
+pub(crate) async fn living_before(out: &Location, number: u64) -> Result<Option<String>, StoreError> {
+    for earlier in (number.saturating_sub(EPOCHS_BACK).max(1)..number).rev() {
+        let Some(document) = documents::read::<EpochDocument>(out, &keys::epoch(earlier)).await? else { continue };
+        if who(&document.address).await.is_some_and(|name| name == document.coordinator.to_string()) {
+            return Ok(Some(document.address));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes the next epoch's document.

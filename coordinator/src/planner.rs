@@ -56,7 +56,8 @@ pub struct Survey {
     /// The columns to carry.
     pub carried: Vec<Field>,
     groups: Vec<Group>,
-    limit: Option<u64>,
+    /// How many of the rows are selected, where not all.
+    pub limit: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +114,10 @@ pub async fn survey(corpus: &Corpus) -> Result<Survey, PlanError> {
         return Err(PlanError::Empty(corpus.patterns.join(" ")));
     }
     let objects = objects.into_iter().map(|object| object.pin).collect();
-    Ok(Survey { objects, text_column, carried, groups, limit: corpus.limit })
+    let rows = groups.iter().map(|group| group.rows).sum();
+    // A limit that cuts nothing off is none: the same rows are the same job.
+    let limit = corpus.limit.filter(|limit| *limit < rows);
+    Ok(Survey { objects, text_column, carried, groups, limit })
 }
 
 fn groups(index: u32, object: &Object, text: &str, needed: &[String]) -> Vec<Group> {

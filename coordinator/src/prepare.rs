@@ -183,6 +183,10 @@ async fn resume(
             }),
         }
     }
+    if differences.len() > 1 {
+        // The columns follow from what differs elsewhere.
+        differences.retain(|difference| difference.name != "schema");
+    }
     if !differences.is_empty() {
         return Err(PrepareError::SpecDiffers { output: out.url().to_owned(), differences });
     }
@@ -233,7 +237,7 @@ impl Request {
             selection: Selection {
                 text_column: survey.text_column.clone(),
                 columns: survey.carried.iter().map(|field| field.name().clone()).collect(),
-                limit: self.corpus.limit,
+                limit: survey.limit,
             },
             text: TextSpec {
                 prompt: self.prompt.clone(),

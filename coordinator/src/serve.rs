@@ -23,6 +23,8 @@ use crate::rpc::Service;
 pub struct Handle {
     /// Where it answers.
     pub address: String,
+    /// Slots that were open when it began: without any there is no work for a worker.
+    pub open: usize,
     /// How far it is.
     pub progress: watch::Receiver<JobProgress>,
     driver: mpsc::Sender<Message>,
@@ -77,15 +79,9 @@ pub enum ServeError {
 /// Recovers the job and begins to serve it at `address`.
 pub async fn serve(prepared: &Prepared, address: SocketAddr, settings: Settings) -> Result<Handle, ServeError> {
     let out = &prepared.out;
-    if let Some(address) = epoch::living(out).await? {
-        return Err(ServeError::Busy { output: out.url().to_owned(), address });
-    }
     let listener = TcpListener::bind(address).await?;
     let address = format!("http://{}", listener.local_addr()?);
     let coordinator = fresh_nonce();
-    let epoch = epoch::begin(out, &address, coordinator).await?;
-    let recovered = recover(out, &prepared.document, &prepared.plan).await?;
-    tracing::info!(address, epoch, open = recovered.open.len(), parts = recovered.parts, "coordinating");
     let (driver, messages) = mpsc::channel(1024);
     let welcome = v1::JoinReply {
         worker: 0,
@@ -106,8 +102,16 @@ pub async fn serve(prepared: &Prepared, address: SocketAddr, settings: Settings)
             tracing::error!(%error, "the coordinator no longer listens");
         }
     });
+    let epoch = epoch::begin(out, &address, coordinator).await?;
+    if let Some(address) = epoch::living_before(out, epoch).await? {
+        server.abort();
+        return Err(ServeError::Busy { output: out.url().to_owned(), address });
+    }
+    let recovered = recover(out, &prepared.document, &prepared.plan).await?;
+    let open = recovered.open.len();
+    tracing::info!(address, epoch, open, parts = recovered.parts, "coordinating");
     let (progress, watched) = watch::channel(JobProgress::default());
     let run = Run::new(prepared, recovered, settings, driver.clone(), progress);
     let ended = tokio::spawn(run.finish_job(messages));
-    Ok(Handle { address, progress: watched, driver, ended, server })
+    Ok(Handle { address, open, progress: watched, driver, ended, server })
 }

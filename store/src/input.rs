@@ -58,7 +58,7 @@ pub enum InputError {
 }
 
 /// The local files that a pattern names: a file, a folder (every `*.parquet` below it, except below names that begin with
-/// `_` or `.`), or a glob. Sorted, and each once.
+/// `_` or `.` and in outputs of Gristmill), or a glob. Sorted, and each once.
 pub fn find(patterns: &[String]) -> Result<Vec<PathBuf>, InputError> {
     let mut found = Vec::new();
     for pattern in patterns {
@@ -112,7 +112,10 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         }
         let path = entry.path();
         if path.is_dir() {
-            walk(&path, found)?;
+            // An output of ours is no corpus, unless it is named itself.
+            if !path.join(crate::keys::JOB).exists() {
+                walk(&path, found)?;
+            }
         } else if path.extension().is_some_and(|extension| extension == "parquet") {
             found.push(path);
         }

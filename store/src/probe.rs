@@ -34,8 +34,20 @@ pub enum ProbeError {
     },
 }
 
-/// Several writers race to create one object, some time after which the last must still be refused.
+/// Probes the store; again where a request failed, since another job that begins here may have swept what was staged.
 pub async fn probe(out: &Location) -> Result<(), ProbeError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match race(out).await {
+            Err(ProbeError::Store(error)) if tries < 4 && !error.is_refusal() => crate::backoff(tries).await,
+            ended => return ended,
+        }
+    }
+}
+
+/// Several writers race to create one object, some time after which the last must still be refused.
+async fn race(out: &Location) -> Result<(), ProbeError> {
     const WRITERS: usize = 8;
     let key = format!("{}/{}", keys::PROBES, crate::fresh_nonce());
     let body = |writer: usize| Bytes::from(vec![writer as u8; 4096]);

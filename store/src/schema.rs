@@ -64,6 +64,12 @@ pub enum SchemaError {
         /// Which.
         column: String,
     },
+    /// A column is asked for twice.
+    #[error("column `{column}` is named twice in --columns")]
+    Twice {
+        /// Which.
+        column: String,
+    },
     /// Two objects differ in a column.
     #[error(
         "column `{column}` is {found} in {object} and {expected} in {other}; embed them as two jobs, or leave it out with --columns"
@@ -155,6 +161,9 @@ pub fn choose_carried(
             })
             .collect::<Result<_, _>>()?,
     };
+    if let Some(twice) = (1..fields.len()).find(|&i| fields[..i].iter().any(|f| f.name() == fields[i].name())) {
+        return Err(SchemaError::Twice { column: fields[twice].name().clone() });
+    }
     let ours = [EMBEDDING, OBJECT, VERSION, ROW, TOKENS, CUT_BYTES, TEXT_HASH];
     if let Some(field) = fields.iter().find(|f| ours.contains(&f.name().as_str())) {
         return Err(SchemaError::Clash { column: field.name().clone() });
@@ -263,5 +272,8 @@ mod tests {
         let s = schema(&[("content", DataType::Utf8), ("_row", DataType::Int64)]);
         assert_eq!(choose_carried("o", &s, "content", None), Err(SchemaError::Clash { column: "_row".into() }));
         assert_eq!(choose_carried("o", &s, "content", Some(&[])), Ok(vec![]));
+        let twice = ["content".to_owned(), "content".to_owned()];
+        let error = Err(SchemaError::Twice { column: "content".into() });
+        assert_eq!(choose_carried("o", &s, "content", Some(&twice)), error);
     }
 }

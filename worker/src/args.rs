@@ -53,7 +53,9 @@ pub struct WorkArgs {
 /// How to embed lines.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Input lines are texts, or JSON: an object with a \"text\" or a string. Each output line is
-{\"vector\": [...], \"tokens\": N, \"cut_bytes\": N} in the order of the input.
+{\"vector\": [...], \"tokens\": N, \"cut_bytes\": N} in the order of the input; an empty text has no vector.
+
+Exit codes: 0 answered; 2 usage; 3 input or model; 7 device.
 
 Examples:
   echo 'sort a list in place' | gristmill-worker query --model C2LLM-0.5B --prompt codesearchnet

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gristmill_job::Exit;
-use gristmill_worker::{Args, Command, WorkArgs, make_c2llm, query, run};
+use gristmill_worker::{Args, Command, EncodeError, WorkArgs, make_c2llm, query, run};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -16,7 +16,10 @@ fn main() -> ExitCode {
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")))
         .init();
     let exit = match args.command {
-        Some(Command::Query(args)) => query(&args, make_c2llm, std::io::stdin().lock(), std::io::stdout().lock()),
+        Some(Command::Query(args)) => {
+            let answered = query(&args, make_c2llm, std::io::stdin().lock(), std::io::stdout().lock());
+            answered.or_else(query_exit)
+        }
         None => work(args.work),
     };
     match exit {
@@ -26,6 +29,17 @@ fn main() -> ExitCode {
             ExitCode::from(Exit::Internal as u8)
         }
     }
+}
+
+/// Whoever asks may stop listening; other errors are the device's, or the input's.
+fn query_exit(error: anyhow::Error) -> anyhow::Result<Exit> {
+    let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(closed)) {
+        return Ok(Exit::Done);
+    }
+    let device = matches!(error.downcast_ref(), Some(EncodeError::Device(_) | EncodeError::OutOfMemory(_)));
+    tracing::error!("{error:#}");
+    Ok(if device { Exit::Device } else { Exit::Input })
 }
 
 fn work(args: WorkArgs) -> anyhow::Result<Exit> {

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Write};
 
 use anyhow::{Context, bail};
-use gristmill_job::{Exit, TextSpec, VectorSpec, VectorType, resolve_prompt};
+use gristmill_job::{DeadReason, Exit, TextSpec, VectorSpec, VectorType, resolve_prompt};
 use gristmill_store::checkpoint::Checkpoint;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,10 @@ enum Line {
 /// A line of output.
 #[derive(Serialize)]
 struct Answer {
-    vector: Vec<f32>,
+    /// None for a text that has none, and `dead` says why.
+    vector: Option<Vec<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead: Option<DeadReason>,
     tokens: usize,
     cut_bytes: usize,
 }
@@ -36,6 +39,13 @@ pub fn query(args: &QueryArgs, make: MakeEncoder, input: impl BufRead, mut outpu
         special_tokens: args.special_tokens,
         max_tokens: args.max_tokens,
     };
+    if args.max_tokens as usize > checkpoint.config.max_positions {
+        bail!(
+            "--max-tokens {} is more than the model's {} positions",
+            args.max_tokens,
+            checkpoint.config.max_positions
+        );
+    }
     let tokenizer = Tokenizer::open(&checkpoint.tokenizer, &text)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let vectors = VectorSpec {
@@ -56,7 +66,9 @@ pub fn query(args: &QueryArgs, make: MakeEncoder, input: impl BufRead, mut outpu
         let line = line.with_context(|| format!("line {number} of stdin cannot be read"))?;
         let text = read_line(&line, args.json_lines).with_context(|| format!("line {number} of stdin"))?;
         if text.is_empty() {
-            bail!("line {number} of stdin has no text");
+            let dead = Some(DeadReason::EmptyText);
+            write(&mut output, &Answer { vector: None, dead, tokens: 0, cut_bytes: 0 })?;
+            continue;
         }
         let tokenized = tokenizer.tokenize(&text).with_context(|| format!("line {number} of stdin"))?;
         let lengths = [tokenized.ids.len() as u32];
@@ -67,12 +79,17 @@ pub fn query(args: &QueryArgs, make: MakeEncoder, input: impl BufRead, mut outpu
         if !vectors::is_usable(&vector, true) {
             bail!("line {number} of stdin has no finite vector");
         }
-        let answer = Answer { vector, tokens: tokenized.ids.len(), cut_bytes: tokenized.cut_bytes };
-        serde_json::to_writer(&mut output, &answer)?;
-        output.write_all(b"\n")?;
-        output.flush()?;
+        let (tokens, cut_bytes) = (tokenized.ids.len(), tokenized.cut_bytes);
+        write(&mut output, &Answer { vector: Some(vector), dead: None, tokens, cut_bytes })?;
     }
     Ok(Exit::Done)
+}
+
+fn write(output: &mut impl Write, answer: &Answer) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    output.write_all(&line)?;
+    output.flush()
 }
 
 /// A line that begins as a JSON object or string is JSON; any other is the text itself, unless all must be JSON.

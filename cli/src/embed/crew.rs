@@ -12,6 +12,7 @@ use tokio::process::{ChildStdin, Command};
 use tokio::sync::mpsc;
 
 use crate::fault::Fault;
+use crate::speak::tell;
 
 /// The worker's program: the one asked for, else beside this one, else on the PATH.
 pub(crate) fn find_worker(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -82,7 +83,7 @@ impl Crew {
             tokio::spawn(async move {
                 let mut lines = BufReader::new(stderr).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
-                    eprintln!("{line}");
+                    tell!("{line}");
                 }
             });
         }

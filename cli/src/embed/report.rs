@@ -12,6 +12,8 @@ use serde_json::json;
 
 use super::name;
 
+use crate::speak::{say, tell};
+
 /// How often progress is told where nobody watches a bar.
 const QUIET_PERIOD: Duration = Duration::from_secs(30);
 
@@ -65,10 +67,10 @@ impl Report {
         let spec = &prepared.document.spec;
         let (rows, shards) = (prepared.plan.rows(), prepared.plan.shards.len());
         for file in prepared.new_files.iter().take(5) {
-            eprintln!("note: {file} is new since the job was planned and is not embedded");
+            tell!("note: {file} is new since the job was planned and is not embedded");
         }
         if prepared.new_files.len() > 5 {
-            eprintln!("note: {} more files are new and are not embedded", prepared.new_files.len() - 5);
+            tell!("note: {} more files are new and are not embedded", prepared.new_files.len() - 5);
         }
         if self.json {
             self.event(&json!({
@@ -77,8 +79,11 @@ impl Report {
             }));
             return;
         }
+        if prepared.sealed.is_some() {
+            return;
+        }
         let verb = if prepared.resumed { "going on with" } else { "beginning" };
-        eprintln!(
+        tell!(
             "{verb} job {}: {rows} rows in {shards} shards, model {}, {} {}, at most {} tokens, to {}",
             name(prepared),
             prepared.document.model,
@@ -120,7 +125,7 @@ impl Report {
             }));
         } else {
             let (rows, total) = (progress.rows_done, progress.rows_total);
-            eprintln!("{percent:.1} %, {rows} of {total} rows, {tokens_per_s:.0} tokens/s");
+            tell!("{percent:.1} %, {rows} of {total} rows, {tokens_per_s:.0} tokens/s");
         }
     }
 
@@ -144,7 +149,7 @@ impl Report {
 
     pub(super) fn already_sealed(&self, prepared: &Prepared, manifest: &Manifest) {
         if !self.json {
-            eprintln!("job {} is finished and sealed already; nothing to do", name(prepared));
+            tell!("job {} is finished and sealed already; nothing to do", name(prepared));
         }
         self.summary(prepared, manifest, &JobProgress::default());
     }
@@ -182,30 +187,35 @@ impl Report {
         if self.json { self.event(&summary) } else { print(&summary) }
     }
 
-    #[allow(clippy::print_stdout)]
     fn event(&self, event: &impl Serialize) {
-        println!("{}", serde_json::to_string(event).expect("events are plain data"));
+        say!("{}", serde_json::to_string(event).expect("events are plain data"));
     }
 }
 
-#[allow(clippy::print_stdout)]
 fn print(summary: &Summary<'_>) {
     let dead: Vec<String> = summary.dead.iter().map(|(reason, rows)| format!("{} {rows}", reason.name())).collect();
     let run = &summary.run;
-    println!("output        {}", summary.output);
-    println!("rows          {} ({} vectors, {} parts)", summary.rows, summary.vectors, summary.parts);
-    println!("dead letters  {}", if dead.is_empty() { "none".to_owned() } else { dead.join(", ") });
-    println!("tokens        {}", summary.tokens);
+    say!("output        {}", summary.output);
+    say!("rows          {} ({} vectors, {} parts)", summary.rows, summary.vectors, summary.parts);
+    say!("dead letters  {}", if dead.is_empty() { "none".to_owned() } else { dead.join(", ") });
+    say!("tokens        {}", summary.tokens);
     if run.tokens > 0 {
-        println!(
+        say!(
             "this run      {} rows, {} tokens in {:.1} s: {:.0} tokens/s",
-            run.rows, run.tokens, run.seconds, run.tokens_per_s
+            run.rows,
+            run.tokens,
+            run.seconds,
+            run.tokens_per_s
         );
-        println!(
+        say!(
             "seconds       load {:.1}, read {:.1}, tokenize {:.1}, encode {:.1}, write {:.1}",
-            run.load_s, run.read_s, run.tokenize_s, run.encode_s, run.write_s
+            run.load_s,
+            run.read_s,
+            run.tokenize_s,
+            run.encode_s,
+            run.write_s
         );
-        println!(
+        say!(
             "shares        device idle {:.1} %, padding {:.2} %; {} workers died",
             100.0 * run.device_idle_share,
             100.0 * run.padding_share,

@@ -17,6 +17,7 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::fault::{Fault, OrFault};
+use crate::speak::tell;
 use corpus::{Corpus, Row};
 use tree::{Skipped, Tree};
 
@@ -69,9 +70,9 @@ struct Summary {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Exit> {
     let summary = pack(args)?;
     let skipped = &summary.skipped;
-    eprintln!("packed {} files, {} bytes, into `{}`", summary.files, summary.bytes, summary.output.display());
+    tell!("packed {} files, {} bytes, into `{}`", summary.files, summary.bytes, summary.output.display());
     for (reason, count) in skipped.by_reason().into_iter().filter(|(_, count)| *count > 0) {
-        eprintln!("skipped {count}: {reason}");
+        tell!("skipped {count}: {reason}");
     }
     if args.json {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&summary)?)?;
