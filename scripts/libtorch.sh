@@ -13,10 +13,10 @@ need g++ g++
 need make make
 
 if [ -n "${LIBTORCH:-}" ]; then
-  [ -f "$LIBTORCH/include/torch/csrc/api/include/torch/version.h" ] ||
-    die "LIBTORCH=$LIBTORCH holds no include/torch/csrc/api/include/torch/version.h; name the folder that has include/ and lib/"
+  header="$LIBTORCH/include/torch/headeronly/version.h"
+  [ -f "$header" ] || [ -d "$LIBTORCH/include/torch" ] || die "LIBTORCH=$LIBTORCH holds no include/torch; name the folder that has include/ and lib/"
   [ -f "$LIBTORCH/lib/libtorch_cpu.so" ] || die "LIBTORCH=$LIBTORCH holds no lib/libtorch_cpu.so"
-  found=$(sed -n 's/^#define TORCH_VERSION "\([0-9.]*\).*/\1/p' "$LIBTORCH/include/torch/csrc/api/include/torch/version.h")
+  found=$(awk '/define TORCH_VERSION_(MAJOR|MINOR|PATCH) /{v = v sep $3; sep = "."} END {print v}' "$header" 2>/dev/null || true)
   [ "$found" = "$version" ] || die "LIBTORCH=$LIBTORCH is version ${found:-unknown}, but $version is needed; unset LIBTORCH to have the right one fetched"
   exit 0
 fi
