@@ -2,12 +2,13 @@
 # Copies the shared libraries that gristmill-worker needs into the folder given, where its rpath finds them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$(dirname "$(readlink -f "${LIBTORCH:-third_party/libtorch/torch}")")
+from=$(readlink -f "${LIBTORCH:-third_party/libtorch/torch}")
 to=$1
 mkdir -p "$to/torch/lib"
-cp -L "$root"/torch/lib/{libtorch.so,libtorch_cpu.so,libc10.so,libgomp*} "$to/torch/lib/"
+cp -L "$from"/lib/{libtorch.so,libtorch_cpu.so,libc10.so,libgomp*} "$to/torch/lib/"
 # libtorch looks for them beside its own folder.
-if [ -d "$root/nvidia/cu13/lib" ]; then
+nvidia=$(dirname "$from")/nvidia/cu13/lib
+if [ -d "$nvidia" ]; then
   mkdir -p "$to/nvidia/cu13/lib"
-  cp -L "$root"/nvidia/cu13/lib/{libcudart,libcupti}.so* "$to/nvidia/cu13/lib/"
+  cp -L "$nvidia"/{libcudart,libcupti}.so* "$to/nvidia/cu13/lib/"
 fi
