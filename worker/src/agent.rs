@@ -50,16 +50,18 @@ pub async fn run(args: WorkArgs, make: MakeEncoder) -> anyhow::Result<Exit> {
     .await
     .with_context(|| format!("the coordinator at {address} does not take this worker"))?;
     let meter = Arc::new(Meter::default());
+    let beat_now = Arc::new(Notify::new());
     let hand = Arc::new(Hand {
         client: client.clone(),
         worker: reply.worker,
         meter: Arc::clone(&meter),
         attempts: Mutex::default(),
         beating: TurnMutex::new(()),
+        beat_now: Arc::clone(&beat_now),
         stranger,
     });
     let beat = tokio::spawn(Arc::clone(&hand).beat(Duration::from_millis(u64::from(reply.heartbeat_ms.max(1)))));
-    let exit = match prepare(&args, &reply, make, meter, draining).await {
+    let exit = match prepare(&args, &reply, make, meter, draining, beat_now).await {
         Ok(context) => work(&hand, Arc::new(context)).await,
         Err(error) => {
             let on_device = matches!(error.downcast_ref(), Some(EncodeError::Device(_) | EncodeError::OutOfMemory(_)));
@@ -94,6 +96,7 @@ async fn prepare(
     make: MakeEncoder,
     meter: Arc<Meter>,
     draining: watch::Receiver<bool>,
+    beat_now: Arc<Notify>,
 ) -> anyhow::Result<Context> {
     let job = Job::open(reply, args.model.as_deref()).await?;
     let spec = &job.document.spec;
@@ -116,6 +119,7 @@ async fn prepare(
         meter,
         turn: TurnMutex::new(()),
         freed: Notify::new(),
+        beat_now,
         draining,
     })
 }
@@ -211,6 +215,8 @@ struct Hand {
     attempts: Mutex<BTreeMap<u64, Arc<AttemptState>>>,
     /// One heartbeat at a time, or an old one could arrive behind an announcement and name other rows.
     beating: TurnMutex<()>,
+    /// A shard came to the device: told at once, or a death would be blamed on the one before it.
+    beat_now: Arc<Notify>,
     /// The coordinator is gone, does not answer or does not know us: finish and leave.
     stranger: Arc<AtomicBool>,
 }
@@ -234,7 +240,10 @@ impl Hand {
     async fn beat(self: Arc<Self>, period: Duration) {
         let mut ticks = tokio::time::interval(period);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.beat_now.notified() => {}
+            }
             self.beat_once().await;
         }
     }

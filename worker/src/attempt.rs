@@ -47,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) turn: TurnMutex<()>,
     /// Told whenever a shard leaves the device.
     pub(crate) freed: Notify,
+    /// Told whenever one comes to it.
+    pub(crate) beat_now: Arc<Notify>,
     /// Set when the worker is to finish and leave.
     pub(crate) draining: watch::Receiver<bool>,
 }
@@ -299,6 +301,9 @@ impl ShardInWork<'_> {
                 return Ok(false);
             }
             self.state.take(cut.segment);
+            if cut.segment.start == self.segments[0].start && self.done == 0 {
+                self.context.beat_now.notify_one();
+            }
             let answer = self.context.device.submit(cut.batch.clone()).await;
             ahead.push_back(Piece { cut, answer });
         }
