@@ -15,7 +15,7 @@ use gristmill_coordinator::seal::{DeadLimits, seal};
 use gristmill_coordinator::{Ended, Handle, ServeError, Settings, serve};
 use gristmill_job::{Compression, Compute, Device, Exit, Residual, SpecialTokens, VectorType};
 use gristmill_store::checkpoint::Checkpoint;
-use gristmill_store::{Location, StoreError};
+use gristmill_store::{Location, StoreError, keys};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::corpus::CorpusArgs;
@@ -121,7 +121,12 @@ async fn embed(args: &Args, worker: PathBuf) -> anyhow::Result<Exit> {
         // Sealing again changes nothing, and finds out whether everything still stands.
         let sealed = seal(&out, &prepared.document, &prepared.plan, &limits).await;
         let manifest = sealed.map_err(|error| {
-            let message = format!("{} was sealed and is damaged: {error}; see `gristmill verify`", out.url());
+            let message = format!(
+                "{} was sealed and is damaged: {error}; `gristmill verify` names the damage, and without {} a run computes \
+                 what is missing",
+                out.url(),
+                out.describe(keys::MANIFEST)
+            );
             Fault::told(Exit::Damaged, message)
         })?;
         report.already_sealed(&prepared, &manifest);

@@ -1,5 +1,6 @@
 //! `gristmill-worker`: C2LLM as a worker of a coordinator, or as a filter for queries.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let args = Args::parse();
     tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         // When whoever reads stderr is gone, telling so there would be a panic.
         .log_internal_errors(false)
