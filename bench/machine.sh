@@ -12,7 +12,7 @@ describe() {
   printf 'load          %s (1, 5, 15 minutes, at the start)\n' "$(cut -d' ' -f1-3 /proc/loadavg)"
   printf 'kernel        %s\n' "$(uname -r)"
   printf 'gristmill     %s at %s, %s\n' "$("$1/gristmill" --version | cut -d' ' -f2)" \
-    "$(git describe --always --dirty 2>/dev/null || echo unknown)" "$1"
+    "$(git describe --always --dirty 2>/dev/null || echo unknown)" "$(basename "$1")"
   printf 'rustc         %s\n' "$(rustc --version | cut -d' ' -f2)"
   printf 'libtorch      %s\n' "$(sed -n "s/^__version__ = '\(.*\)'/\1/p" third_party/libtorch/torch/version.py 2>/dev/null || echo unknown)"
 }

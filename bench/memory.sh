@@ -35,7 +35,7 @@ PYTHON
 weights=$(($(du -c --apparent-size --block-size=1M "$work"/model/*.safetensors | tail -1 | cut -f1)))
 limit=$((weights + 1536))
 
-describe "$bin" "bench/memory.sh $bin"
+describe "$bin" "bench/memory.sh BIN"
 printf 'model         tiny, %s MiB of weights\nsettings      --max-tokens 128 --threads %s\nlimit         %s MiB a process\n\n' "$weights" "$threads" "$limit"
 with_peaks "$work/pack" "$bin/gristmill" pack "$work/text" --output "$work/corpus.parquet"
 rm -rf "$work/text"

@@ -20,7 +20,7 @@ print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["pa
 "$bin/gristmill" model new --shape "$shape" ${MORE:-} --tokenizer assets/qwen2.5-tokenizer/tokenizer.json.gz --seed 1 \
   --output "$work/model" >"$work/made"
 
-describe "$bin" "bench/true_size.sh $bin"
+describe "$bin" "bench/true_size.sh BIN"
 printf 'model         %s %s, random, %s of bfloat16 weights\n' "$shape" "${MORE:-}" "$(du -h --apparent-size "$work"/model/*.safetensors | tail -1 | cut -f1)"
 printf 'corpus        the first %s files of %s\n' "$files" "$(basename "$tree")"
 printf 'settings      --max-tokens %s --threads %s\n\n' "$max_tokens" "$threads"
