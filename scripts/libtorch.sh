@@ -38,13 +38,13 @@ if [ ! -f "$home/complete" ]; then
     --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 --platform manylinux2014_x86_64 \
     -d "$work/wheels" -r scripts/libtorch.lock >&2
   unzip -q -o "$work"/wheels/torch-*.whl 'torch/include/*' torch/lib/libtorch.so torch/lib/libtorch_cpu.so \
-    torch/lib/libc10.so 'torch/lib/libgomp*' torch/version.py -d "$work/root"
+    torch/lib/libc10.so 'torch/lib/libgomp*' torch/version.py -d "$work/unpacked"
   for wheel in "$work"/wheels/nvidia_*.whl; do
-    unzip -q -o "$wheel" 'nvidia/cu13/lib/libcudart.so*' -d "$work/root" 2>/dev/null ||
-      unzip -q -o "$wheel" 'nvidia/cu13/lib/libcupti.so*' -d "$work/root"
+    unzip -q -o "$wheel" 'nvidia/cu13/lib/libcudart.so*' -d "$work/unpacked" 2>/dev/null ||
+      unzip -q -o "$wheel" 'nvidia/cu13/lib/libcupti.so*' -d "$work/unpacked"
   done
   rm -rf "$home/torch" "$home/nvidia"
-  mv "$work/root/torch" "$work/root/nvidia" "$home/"
+  mv "$work/unpacked/torch" "$work/unpacked/nvidia" "$home/"
   touch "$home/complete"
 fi
 mkdir -p third_party

@@ -149,11 +149,6 @@ impl PartEncoder {
         self.writer.bytes_written() + self.writer.in_progress_size()
     }
 
-    /// Bytes of memory that the encoder holds.
-    pub fn memory_bytes(&self) -> usize {
-        self.writer.bytes_written() + self.writer.memory_size()
-    }
-
     /// Ends the part. `footer`'s `rows` and `body` are filled in here.
     pub fn finish(mut self, mut footer: Footer) -> Result<(Footer, Bytes), EncodeError> {
         self.writer.flush()?;
